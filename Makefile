@@ -1,0 +1,49 @@
+# One command per chore; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BUILDER ?= docker
+TAG ?= dev
+REGISTRY ?= kappa
+CODE := core operator gateway runtime tests
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check test-cluster images deploy bench generate format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+# The environment: made once, made again when pyproject.toml changes.
+$(VENV)/.local: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Kappa needs Python 3.11 or newer, and $(PYTHON) is not: name one, as in  make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "making the environment in $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local
+	@echo "adding what the tests and checks need to $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,operator]' --group dev
+	@touch $@
+
+run: $(VENV)/.local  ## serve examples/01-hello on 127.0.0.1:8080, without a cluster
+	@$(BIN)/kappa local up examples/01-hello
+
+test: $(VENV)/.dev  ## every test that needs no cluster
+	@$(BIN)/pytest -m 'not cluster and not helm'
+	@echo "left out: what needs a Kubernetes cluster and helm; run it with: make test-cluster"
+
+check: $(VENV)/.dev  ## format, lint, types, import contracts, generated files
+	@$(BIN)/ruff format --check --quiet . || { echo "make format mends this" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports >/tmp/kappa-imports.$$$$ 2>&1 || { cat /tmp/kappa-imports.$$$$; rm -f /tmp/kappa-imports.$$$$; exit 1; }; rm -f /tmp/kappa-imports.$$$$
+
+format: $(VENV)/.dev  ## format the code and mend what ruff can mend
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

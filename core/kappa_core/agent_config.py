@@ -1,0 +1,98 @@
+"""What an agent is told when it starts: environment variables, written by the operator and the local backend, read by the agent.
+
+Every variable starts with `KAPPA_`, which a Function's own `env` must not; the agent keeps them from the runtime process.
+Imported by every function pod: standard library only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final
+
+from kappa_core import names, wire
+
+PREFIX: Final = "KAPPA_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """Each field is the variable `KAPPA_` + its name in capitals; a field at its default is left out of the environment."""
+
+    function_name: str
+    function_namespace: str = "default"
+    runtime: str = ""
+    """The Function's `runtime`; empty in a sidecar."""
+    handler: str = ""
+    memory_mib: int = 128
+    timeout: float = 30.0
+    """Seconds that an invocation may run."""
+    concurrency: int = 1
+    """Runtime processes, each with one invocation at a time."""
+    region: str = "us-east-1"
+    account: str = "000000000000"
+    code_inline: str = ""
+    """Source to save as the handler's module in the task root; empty where the code is mounted or an archive."""
+    code_archive_url: str = ""
+    code_archive_sha256: str = ""
+    task_root: str = names.TASK_ROOT
+    host: str = "0.0.0.0"  # noqa: S104 - a pod's address is not known to it, and the gateway dials it
+    port: int = names.AGENT_PORT
+    """0 takes a free one (local mode)."""
+    runtime_api_port: int = names.RUNTIME_API_PORT
+    """Process i has this + i; 0 takes free ones (local mode)."""
+    sidecar: bool = False
+    """The runtime process is another container's (`image.protocol: lambda`): serve it, do not start it."""
+    max_request_bytes: int = wire.MAX_REQUEST_BYTES
+    max_response_bytes: int = wire.MAX_RESPONSE_BYTES
+    drain_timeout: float = 30.0
+    """Seconds after SIGTERM in which running invocations may end."""
+    pod_name: str = ""
+    announce_fd: int = -1
+    """Local mode: write `{"port": N}` and a newline to this file descriptor once the port listens; -1: do not."""
+    parent_death: bool = False
+    """Local mode: end when the parent process ends, however it ends."""
+
+    def to_env(self) -> dict[str, str]:
+        """The variables for this config."""
+        env = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                env[PREFIX + field.name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
+        return env
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> "AgentConfig":
+        """Raises `ValueError` naming the variable that is missing or cannot be read."""
+        values: dict[str, str | int | float | bool] = {}
+        for field in fields(cls):
+            variable = PREFIX + field.name.upper()
+            text = env.get(variable)
+            if text is None:
+                continue
+            try:
+                if field.type is bool:
+                    values[field.name] = bool(int(text))
+                elif field.type is int:
+                    values[field.name] = int(text)
+                elif field.type is float:
+                    values[field.name] = float(text)
+                else:
+                    values[field.name] = text
+            except ValueError as error:
+                raise ValueError(f"{variable}={text!r} cannot be read: {error}") from None
+        if "function_name" not in values:
+            raise ValueError(
+                f"{PREFIX}FUNCTION_NAME is not set: the agent is started by the operator or by kappa local up"
+            )
+        return cls(**values)  # type: ignore[arg-type]  # each value was read by its field's type above
+
+
+def function_arn(config: AgentConfig) -> str:
+    """The ARN that Lambda's clients see: the name is `namespace.name` outside the default namespace."""
+    return arn(config.region, config.account, config.function_namespace, config.function_name)
+
+
+def arn(region: str, account: str, namespace: str, name: str) -> str:
+    """A Function's ARN; Lambda has no namespaces, so another one than `default` is a part of the name."""
+    qualified = name if namespace == "default" else f"{namespace}.{name}"
+    return f"arn:aws:lambda:{region}:{account}:function:{qualified}"

@@ -1,0 +1,90 @@
+"""The demand stream's wire format: what a gateway tells the operator about the functions it serves.
+
+One HTTP answer, NDJSON, one `DemandReport` a line. A *full* report comes every second and lists every function that had
+an invocation in flight or waiting since the last full report; a function that it does not list had none. A report with
+`full: false` comes at once when a function starts to wait, and lists that function alone.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionDemand:
+    """One function's demand at one gateway."""
+
+    namespace: str
+    name: str
+    in_flight: int = 0
+    """The most invocations that were at pods at one time since the last full report."""
+    waiting: int = 0
+    """Invocations that wait for a pod now."""
+    mean_duration: float = 0.0
+    """Seconds, of recent invocations; 0 while none has ended."""
+    cold_start: float = 0.0
+    """Seconds, of recent cold starts; 0 while none was seen."""
+    pods: dict[str, int] = field(default_factory=dict)
+    """Pod name → invocations at it now (from this gateway)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemandReport:
+    gateway: str
+    full: bool
+    functions: tuple[FunctionDemand, ...]
+
+
+def encode(report: DemandReport) -> bytes:
+    """One line of the stream, with its newline."""
+    return json.dumps(asdict(report), separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes | str) -> DemandReport:
+    """Raises `ValueError` for a line that is no report. Fields it does not know are ignored: a newer gateway may send more."""
+    try:
+        raw: Any = json.loads(line)
+        return DemandReport(
+            gateway=str(raw["gateway"]),
+            full=bool(raw["full"]),
+            functions=tuple(_function(entry) for entry in raw["functions"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a demand report: {error!r} in {line[:200]!r}") from error
+
+
+def _function(entry: Any) -> FunctionDemand:
+    return FunctionDemand(
+        namespace=str(entry["namespace"]),
+        name=str(entry["name"]),
+        in_flight=int(entry.get("in_flight", 0)),
+        waiting=int(entry.get("waiting", 0)),
+        mean_duration=float(entry.get("mean_duration", 0.0)),
+        cold_start=float(entry.get("cold_start", 0.0)),
+        pods={str(pod): int(count) for pod, count in entry.get("pods", {}).items()},
+    )
+
+
+def merge(demands: list[FunctionDemand]) -> FunctionDemand:
+    """One function's demand over several gateways: counts add up, durations weigh by what each has in hand."""
+    if not demands:
+        raise ValueError("merge needs at least one demand")
+    pods: dict[str, int] = {}
+    for demand in demands:
+        for pod, count in demand.pods.items():
+            pods[pod] = pods.get(pod, 0) + count
+    return FunctionDemand(
+        namespace=demands[0].namespace,
+        name=demands[0].name,
+        in_flight=sum(demand.in_flight for demand in demands),
+        waiting=sum(demand.waiting for demand in demands),
+        mean_duration=_weighted([(d.mean_duration, d.in_flight + d.waiting) for d in demands]),
+        cold_start=max(demand.cold_start for demand in demands),
+        pods=pods,
+    )
+
+
+def _weighted(values: list[tuple[float, int]]) -> float:
+    known = [(value, weight or 1) for value, weight in values if value > 0]
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else 0.0

@@ -1,0 +1,120 @@
+"""The one error tree.
+
+| error | Lambda's name (`x-amzn-errortype`) | status | retryable | when |
+| --- | --- | --- | --- | --- |
+| `KappaError` | ServiceException | 500 | yes | the root: catch this for everything below |
+| `InvalidRequest` | InvalidParameterValueException | 400 | no | a parameter or header that cannot be |
+| `InvalidRequestContent` | InvalidRequestContentException | 400 | no | a body that must be JSON and is not |
+| `RequestTooLarge` | RequestTooLargeException | 413 | no | a body over the limit |
+| `FunctionNotFound` | ResourceNotFoundException | 404 | no | no such Function |
+| `Throttled` | TooManyRequestsException | 429 | yes, after `retry_after` | queue full, or no pod within the wait |
+| `FunctionFailed` | by reason, see there | 502 | no | the Function's Ready condition says why |
+| `PodLost` | ServiceException | 500 | the caller decides | the connection broke after the request was sent |
+| `BadAnswer` | ServiceException | 502 | no | a function URL's answer, or a pod's, that cannot be read |
+| `GatewayTimeout` | ServiceException | 504 | no | the pod did not answer by the deadline |
+| `Unavailable` | ServiceUnavailableException | 503 | yes | this gateway is stopping or not yet synced |
+
+Each carries a message for a person: what, where, and how to mend it. The names and statuses are those of the Lambda
+Invoke API where it has one. What a function itself does wrong is no error here: it is an answer with `FunctionError`.
+"""
+
+from typing import Final
+
+from kappa_core.reasons import Reason
+
+
+class KappaError(Exception):
+    """The root of Kappa's errors."""
+
+    status: int = 500
+    error_type: str = "ServiceException"
+    fault: str = "Service"
+    """`User` or `Service`: what Lambda puts into its error JSON's `Type`."""
+    retryable: bool = True
+    retry_after: float | None = None
+    """Seconds for `Retry-After`, where waiting helps."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def body(self) -> dict[str, str]:
+        """Lambda's error JSON. Throttling alone carries a `Reason`, and a lower-case `message`, as in Lambda."""
+        return {"Type": self.fault, "Message": self.message}
+
+
+class InvalidRequest(KappaError):
+    status = 400
+    error_type = "InvalidParameterValueException"
+    fault = "User"
+    retryable = False
+
+
+class InvalidRequestContent(InvalidRequest):
+    error_type = "InvalidRequestContentException"
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    error_type = "RequestTooLargeException"
+
+
+class FunctionNotFound(InvalidRequest):
+    status = 404
+    error_type = "ResourceNotFoundException"
+
+
+class Throttled(KappaError):
+    status = 429
+    error_type = "TooManyRequestsException"
+    fault = "User"
+
+    def __init__(
+        self, message: str, *, retry_after: float = 1.0, reason: str = "ConcurrentInvocationLimitExceeded"
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.reason = reason
+
+    def body(self) -> dict[str, str]:
+        return {"Type": self.fault, "Reason": self.reason, "message": self.message}
+
+
+_FAILED_TYPES: Final = {
+    Reason.UNKNOWN_RUNTIME: "InvalidRuntimeException",
+    Reason.CODE_UNREADABLE: "InvalidZipFileException",
+}
+
+
+class FunctionFailed(KappaError):
+    """The Function cannot run: `reason` is its Ready condition's."""
+
+    status = 502
+    retryable = False
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.error_type = next(
+            (name for key, name in _FAILED_TYPES.items() if key == reason), "ResourceNotReadyException"
+        )
+
+
+class PodLost(KappaError):
+    pass
+
+
+class BadAnswer(KappaError):
+    status = 502
+    retryable = False
+
+
+class GatewayTimeout(KappaError):
+    status = 504
+    retryable = False
+
+
+class Unavailable(KappaError):
+    status = 503
+    error_type = "ServiceUnavailableException"
+    retry_after = 1.0

@@ -1,0 +1,58 @@
+"""Every name that Kappa gives to something in a cluster: API group, labels, annotations, child objects, ports."""
+
+from typing import Final
+
+GROUP: Final = "kappa.run"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "Function"
+PLURAL: Final = "functions"
+CRD_NAME: Final = f"{PLURAL}.{GROUP}"
+
+FIELD_MANAGER: Final = "kappa-operator"
+"""The operator's field manager for server-side apply."""
+
+LABEL_FUNCTION: Final = f"{GROUP}/function"
+"""On a Function's Deployment and pods: the Function's name."""
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+MANAGED_BY: Final = "kappa"
+COMPONENT_FUNCTION: Final = "function"
+COMPONENT_GATEWAY: Final = "gateway"
+COMPONENT_OPERATOR: Final = "operator"
+
+ANNOTATION_CONCURRENCY: Final = f"{GROUP}/concurrency"
+"""On a function's pod: how many invocations it takes at once; the gateway's slots for it."""
+ANNOTATION_PORT: Final = f"{GROUP}/port"
+"""On a function's pod: the port the gateway dials."""
+ANNOTATION_PROTOCOL: Final = f"{GROUP}/protocol"
+"""On a function's pod: `lambda` (the agent answers) or `http` (the user's own server answers)."""
+ANNOTATION_CODE_HASH: Final = f"{GROUP}/code-sha256"
+"""On the pod template: hash of code that is mounted, not part of the template, so that a change rolls the pods."""
+ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
+ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+
+AGENT_PORT: Final = 8080
+RUNTIME_API_PORT: Final = 9001
+"""The first runtime process's Lambda Runtime API; process i has port 9001 + i."""
+GATEWAY_PORT: Final = 8080
+GATEWAY_INTERNAL_PORT: Final = 8081
+"""The gateway's demand stream, for the operator alone: kept off the port that users reach."""
+OPERATOR_PORT: Final = 8082
+
+CONTAINER_FUNCTION: Final = "function"
+CONTAINER_AGENT: Final = "agent"
+
+TASK_ROOT: Final = "/var/task"
+"""Where a function's code lies in its pod (`LAMBDA_TASK_ROOT`)."""
+
+
+def deployment_name(function: str) -> str:
+    """The Deployment that runs a Function: `fn-` and the Function's name, in the Function's namespace."""
+    return f"fn-{function}"
+
+
+def function_key(namespace: str, name: str) -> str:
+    """How logs, metrics and errors name a Function: `namespace/name`."""
+    return f"{namespace}/{name}"

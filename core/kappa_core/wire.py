@@ -1,0 +1,63 @@
+"""The wire between gateway, agent and runtime process, and the demand stream's path.
+
+Gateway → agent is HTTP/1.1 with keep-alive on the pod's port (`names.AGENT_PORT`):
+
+| request | answer |
+| --- | --- |
+| `POST INVOKE_PATH`, body = event | 200, body = the function's answer or Lambda's error JSON (then `FUNCTION_ERROR` is set) |
+| the same, every slot taken | 429 with `REFUSED: busy`; nothing was run |
+| the same, stopping | 503 with `REFUSED: draining`; nothing was run |
+| `GET READY_PATH` | 200 once the runtime process asks for work; 503 with an `InitError` JSON if its start failed; `?wait=SECONDS` holds the answer until either is known |
+| `GET HEALTH_PATH` | 200 while the agent's loop runs |
+
+Agent → runtime process is the Lambda Runtime API, version `RUNTIME_API_VERSION`.
+Imported by every function pod: standard library only.
+"""
+
+from typing import Final
+
+INVOKE_PATH: Final = "/2015-03-31/functions/function/invocations"
+"""Also what Lambda's runtime interface emulator serves, so an image with that emulator works unchanged."""
+HEALTH_PATH: Final = "/healthz"
+READY_PATH: Final = "/readyz"
+RUNTIME_API_VERSION: Final = "2018-06-01"
+DEMAND_PATH: Final = "/v1/demand"
+"""On the gateway's internal port: NDJSON, one `demand.DemandReport` a line, see `kappa_core.demand`."""
+
+# Request headers, gateway → agent. All optional: without them the agent makes an id and uses its own timeout.
+REQUEST_ID: Final = "Kappa-Request-Id"
+DEADLINE_MS: Final = "Kappa-Deadline-Ms"
+"""When the caller gives up, in milliseconds since the epoch: the agent aborts by then, and by its own timeout if sooner."""
+INVOKED_ARN: Final = "Kappa-Invoked-Function-Arn"
+TRACE_ID: Final = "X-Amzn-Trace-Id"
+CLIENT_CONTEXT: Final = "X-Amz-Client-Context"
+"""Base64 JSON, as Lambda's Invoke takes it."""
+COGNITO_IDENTITY: Final = "X-Amz-Cognito-Identity"
+LOG_TYPE: Final = "X-Amz-Log-Type"
+"""`Tail` asks for the last 4 KiB of the invocation's log in `LOG_RESULT`."""
+
+# Answer headers, agent → gateway (the X-Amz ones go on to the caller as they are).
+FUNCTION_ERROR: Final = "X-Amz-Function-Error"
+"""`Unhandled` (or `Handled`): the body is Lambda's error JSON."""
+EXECUTED_VERSION: Final = "X-Amz-Executed-Version"
+LOG_RESULT: Final = "X-Amz-Log-Result"
+REFUSED: Final = "Kappa-Refused"
+INIT_DURATION_MS: Final = "Kappa-Init-Duration-Ms"
+"""On the first answer after a runtime process started: how long its start took."""
+DURATION_MS: Final = "Kappa-Duration-Ms"
+"""How long the handler ran."""
+
+REFUSED_BUSY: Final = "busy"
+REFUSED_DRAINING: Final = "draining"
+
+LOG_TAIL_BYTES: Final = 4096
+MAX_RESPONSE_BYTES: Final = 6 * 1024 * 1024
+"""Lambda's limit on a synchronous answer: 6 MB."""
+MAX_REQUEST_BYTES: Final = 6 * 1024 * 1024
+
+INITIALIZING: Final = "initializing"
+READY: Final = "ready"
+INIT_FAILED: Final = "init_failed"
+DRAINING: Final = "draining"
+"""The values of `state` in the JSON body of `READY_PATH`:
+`{"state": "ready", "initDurationMs": 31.2}` or `{"state": "init_failed", "errorType": "Runtime.ImportModuleError", "errorMessage": "…", "stackTrace": […]}`."""
