@@ -1,0 +1,209 @@
+"""What every cluster test stands on: a cluster, kubectl, a fresh namespace, waiting, and the installed chart.
+
+The cluster is whichever `KUBECONFIG` names; where it names none and `../shared/cluster/up` exists, that one is started.
+Images come from `KAPPA_TEST_REGISTRY` (default `kappa`) with the tag `KAPPA_TEST_TAG` (default `dev`).
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED_CLUSTER = ROOT.parent / "shared" / "cluster" / "up"
+RELEASE = "kappa"
+SYSTEM = "kappa-system"
+REGISTRY = os.environ.get("KAPPA_TEST_REGISTRY", "kappa")
+TAG = os.environ.get("KAPPA_TEST_TAG", "dev")
+T = TypeVar("T")
+
+
+class CommandFailed(AssertionError):
+    """A command ended with another code than 0; the message holds what it printed."""
+
+
+def run(*command: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 120) -> str:
+    """A command's standard output. Raises `CommandFailed` with its standard error when it fails."""
+    done = subprocess.run(
+        command, env=dict(env or os.environ), input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if done.returncode:
+        raise CommandFailed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """`kubectl("get", "pods")` is its output; `.json(...)` the parsed `-o json`; `.apply(manifest)` applies.
+
+    A namespace is `kubectl("get", "pods", namespace="x")`. Raises `CommandFailed`.
+    """
+
+    program: str
+    kubeconfig: str
+
+    def __call__(self, *args: str, namespace: str | None = None, stdin: str | None = None, timeout: float = 120) -> str:
+        where = ("--namespace", namespace) if namespace else ()
+        return run(self.program, "--kubeconfig", self.kubeconfig, *where, *args, stdin=stdin, timeout=timeout)
+
+    def json(self, *args: str, namespace: str | None = None) -> Any:
+        return json.loads(self(*args, "-o", "json", namespace=namespace))
+
+    def items(self, *args: str, namespace: str | None = None) -> list[dict[str, Any]]:
+        """The `items` of a list: `kubectl.items("get", "pods", "-l", "a=b")`."""
+        items: list[dict[str, Any]] = self.json(*args, namespace=namespace)["items"]
+        return items
+
+    def apply(self, *manifests: Mapping[str, Any] | str, namespace: str | None = None) -> None:
+        """Apply manifests, each a dictionary or YAML text."""
+        text = "\n---\n".join(
+            manifest if isinstance(manifest, str) else yaml.safe_dump(dict(manifest)) for manifest in manifests
+        )
+        self("apply", "--filename", "-", namespace=namespace, stdin=text)
+
+
+class Eventually:
+    """Wait for a condition, never for a time.
+
+    `eventually(condition, timeout)` calls `condition` until it returns something true, and returns that. An
+    `AssertionError` in it (also a failed kubectl) counts as not yet; the last one is shown when the time is over.
+    `await eventually.soon(condition, timeout)` is the same for a coroutine function, on the event loop.
+    """
+
+    def __call__(self, condition: Callable[[], T], timeout: float = 30, interval: float = 0.1) -> T:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                result, problem = condition(), None
+            except AssertionError as error:
+                problem = error
+            else:
+                if result:
+                    return result
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"not so within {timeout} s: {problem or getattr(condition, '__name__', condition)}"
+                ) from problem
+            time.sleep(interval)
+
+    async def soon(self, condition: Callable[[], Awaitable[T]], timeout: float = 30, interval: float = 0.1) -> T:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                result, problem = await condition(), None
+            except AssertionError as error:
+                problem = error
+            else:
+                if result:
+                    return result
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"not so within {timeout} s: {problem or getattr(condition, '__name__', condition)}"
+                ) from problem
+            await asyncio.sleep(interval)
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Eventually:
+    return Eventually()
+
+
+def program(name: str) -> str:
+    """A command's path; envtest's usual folder counts even where PATH does not name it."""
+    found = shutil.which(name, path=f"/usr/local/kubebuilder/bin:{os.environ.get('PATH', '')}")
+    if not found:
+        pytest.fail(f"the cluster tests need {name} in PATH", pytrace=False)
+    return found
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> str:
+    """The cluster under test. Fails, saying what to do, where there is none."""
+    path = os.environ.get("KUBECONFIG", "")
+    if not path and SHARED_CLUSTER.exists():
+        path = run(str(SHARED_CLUSTER), timeout=300).strip().splitlines()[-1]
+    if not path:
+        pytest.fail(
+            "the cluster tests need a Kubernetes cluster: set KUBECONFIG to one that has Kappa's images "
+            "(kind create cluster && make images && kind load docker-image kappa/operator:dev kappa/gateway:dev "
+            "kappa/runtime-python:dev), or leave them out: pytest -m 'not cluster'",
+            pytrace=False,
+        )
+    os.environ["KUBECONFIG"] = path
+    try:
+        run(program("kubectl"), "--kubeconfig", path, "version", "--request-timeout=10s")
+    except CommandFailed as error:
+        pytest.fail(f"the cluster of KUBECONFIG={path} does not answer:\n{error}", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def kubectl(kubeconfig: str) -> Kubectl:
+    return Kubectl(program("kubectl"), kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def make_namespace(kubectl: Kubectl) -> Iterator[Callable[[], str]]:
+    """Makes namespaces that enforce the restricted Pod Security level, and deletes them in the end."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"kappa-test-{secrets.token_hex(4)}"
+        labels = {"pod-security.kubernetes.io/enforce": "restricted", "kappa-test": "true"}
+        kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        made.append(name)
+        return name
+
+    yield make
+    if made:
+        kubectl("delete", "namespace", *made, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl, make_namespace: Callable[[], str]) -> Iterator[str]:
+    """A fresh namespace that enforces the restricted Pod Security level; deleted after the test."""
+    name = make_namespace()
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def gateway_url(kubectl: Kubectl) -> Iterator[str]:
+    """`http://host:port` of the installed chart's gateway: its cluster address where this machine reaches that,
+    else a port-forward."""
+    service = kubectl.json("get", "service", "kappa-gateway", namespace=SYSTEM)
+    address, port = service["spec"]["clusterIP"], service["spec"]["ports"][0]["port"]
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        yield from port_forward(kubectl, "service/kappa-gateway", port)
+    else:
+        yield f"http://{address}:{port}"
+
+
+def port_forward(kubectl: Kubectl, target: str, port: int) -> Iterator[str]:
+    forward = subprocess.Popen(
+        [kubectl.program, "--kubeconfig", kubectl.kubeconfig, "-n", SYSTEM, "port-forward", target, f":{port}"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert forward.stdout
+    try:
+        line = forward.stdout.readline()
+        assert " -> " in line, f"kubectl port-forward {target} printed {line!r}"
+        yield f"http://{line.removeprefix('Forwarding from ').split(' -> ')[0]}"
+    finally:
+        forward.terminate()
+        forward.wait()
+        forward.stdout.close()
