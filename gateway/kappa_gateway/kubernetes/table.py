@@ -1,0 +1,74 @@
+"""What a backend has seen of one resource, over all its scopes (namespaces, or the whole cluster), told to the sink."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+Key = tuple[str, str]
+"""(namespace, name)"""
+
+
+class Reader(Protocol[T]):
+    """Makes what the gateway keeps of an object's JSON; None: it is not to be served (any more)."""
+
+    def __call__(self, raw: Mapping[str, Any], seen_at: float | None, previous: T | None, /) -> T | None: ...
+
+
+def key_of(raw: Mapping[str, Any]) -> Key:
+    return raw["metadata"]["namespace"], raw["metadata"]["name"]
+
+
+class Table(Generic[T]):
+    """Every scope's objects. The sink hears nothing until each scope was listed once, then one `replace`, then changes."""
+
+    def __init__(
+        self,
+        scopes: Sequence[str],
+        read: Reader[T],
+        *,
+        replace: Callable[[Iterable[T]], None],
+        put: Callable[[T], None],
+        remove: Callable[[str, str], None],
+    ) -> None:
+        self._objects: dict[str, dict[Key, T] | None] = dict.fromkeys(scopes)
+        self._read = read
+        self._sink_replace = replace
+        self._sink_put = put
+        self._sink_remove = remove
+
+    def read(self, scope: str, raw: Mapping[str, Any]) -> tuple[Key, T] | None:
+        """One object of a list that is being taken, reduced at once so that the list's JSON can be let go."""
+        key = key_of(raw)
+        item = self._read(raw, None, (self._objects[scope] or {}).get(key))
+        return None if item is None else (key, item)
+
+    def replace(self, scope: str, objects: dict[Key, T]) -> None:
+        """A complete list of one scope: what is not in it is gone."""
+        self._objects[scope] = objects
+        known = [objects for objects in self._objects.values() if objects is not None]
+        if len(known) == len(self._objects):
+            self._sink_replace([item for objects in known for item in objects.values()])
+
+    def put(self, scope: str, raw: Mapping[str, Any], seen_at: float) -> None:
+        objects = self._objects[scope]
+        assert objects is not None, "a watch starts after its list"
+        key = key_of(raw)
+        previous = objects.get(key)
+        item = self._read(raw, seen_at, previous)
+        if item is None:
+            self.remove(scope, raw)
+        elif item != previous:
+            objects[key] = item
+            if self._synced:
+                self._sink_put(item)
+
+    def remove(self, scope: str, raw: Mapping[str, Any]) -> None:
+        objects = self._objects[scope]
+        assert objects is not None, "a watch starts after its list"
+        key = key_of(raw)
+        if objects.pop(key, None) is not None and self._synced:
+            self._sink_remove(*key)
+
+    @property
+    def _synced(self) -> bool:
+        return all(objects is not None for objects in self._objects.values())
