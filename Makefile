@@ -40,6 +40,10 @@ check: $(VENV)/.dev  ## format, lint, types, import contracts, generated files
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports >/tmp/kappa-imports.$$$$ 2>&1 || { cat /tmp/kappa-imports.$$$$; rm -f /tmp/kappa-imports.$$$$; exit 1; }; rm -f /tmp/kappa-imports.$$$$
+	@$(BIN)/python scripts/generate.py --check
+
+generate: $(VENV)/.dev  ## write the files that are made from the Function model: the CRD and its reference page
+	@$(BIN)/python scripts/generate.py
 
 format: $(VENV)/.dev  ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet .
@@ -47,3 +51,10 @@ format: $(VENV)/.dev  ## format the code and mend what ruff can mend
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+images:  ## build the images operator, gateway and runtime-python (BUILDER=docker, REGISTRY=kappa, TAG=dev)
+	@for image in operator gateway runtime-python; do \
+	  echo "building $(REGISTRY)/$$image:$(TAG)"; \
+	  $(BUILDER) build -t $(REGISTRY)/$$image:$(TAG) -f Dockerfile --target $$image \
+	    --build-arg VERSION=$(TAG) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" . || exit 1; \
+	done

@@ -29,6 +29,13 @@ class CelRule(BaseModel):
 
     rule: str
     message: str
+    field_path: str | None = None
+    """The field to blame, such as `.timeout`; None: the object that the rule stands at."""
+
+    def to_kubernetes(self) -> dict[str, str]:
+        """The rule as the CRD holds it."""
+        rule = {"rule": self.rule, "message": self.message}
+        return rule | {"fieldPath": self.field_path} if self.field_path else rule
 
 
 class ApiModel(BaseModel):
@@ -365,9 +372,9 @@ class FunctionSpec(ApiModel):
         le=1000,
         description="Invocations that one pod runs at the same time. Default: 1, as in Lambda.",
     )
-    scaling: Scaling = Field(default_factory=Scaling, description="How many pods run, and for how long.")
+    scaling: Scaling = Field(default=Scaling(), description="How many pods run, and for how long.")
     async_: AsyncInvocation = Field(
-        default_factory=AsyncInvocation, alias="async", description="How events (asynchronous invocations) are retried."
+        default=AsyncInvocation(), alias="async", description="How events (asynchronous invocations) are retried."
     )
     service_account_name: str = Field(
         default="",

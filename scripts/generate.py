@@ -1,0 +1,61 @@
+"""Write the files that are made from the Function model; with --check, fail where one is not what it would be.
+
+Run it by `make generate`; `make check` runs it with --check.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from kappa_core.crd import crd
+
+ROOT = Path(__file__).resolve().parent.parent
+CRD_FILE = "kappa.run_functions.yaml"
+HEADER = "# Generated from core/kappa_core/function.py by `make generate`: edit that, not this.\n"
+
+
+def generated() -> dict[Path, str]:
+    """Every generated file, by its path from the repository's root, with its text."""
+    crd_text = HEADER + "---\n" + _yaml(crd())
+    return {
+        Path("crds") / CRD_FILE: crd_text,
+        Path("charts/kappa/crds") / CRD_FILE: crd_text,
+    }
+
+
+def _yaml(value: object) -> str:
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def stale(root: Path) -> list[Path]:
+    """The generated files that are missing or differ from what they should be."""
+    return [
+        path
+        for path, text in generated().items()
+        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print("usage: generate.py [--check]", file=sys.stderr)
+        return 2
+    old = stale(ROOT)
+    if arguments:
+        for path in old:
+            print(f"{path} is not what the Function model gives: run  make generate  and commit it", file=sys.stderr)
+        return 1 if old else 0
+    for path in old:
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_text(generated()[path], encoding="utf-8")
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
