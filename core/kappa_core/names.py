@@ -30,6 +30,8 @@ ANNOTATION_PROTOCOL: Final = f"{GROUP}/protocol"
 """On a function's pod: `lambda` (the agent answers) or `http` (the user's own server answers)."""
 ANNOTATION_CODE_HASH: Final = f"{GROUP}/code-sha256"
 """On the pod template: hash of code that is mounted, not part of the template, so that a change rolls the pods."""
+ANNOTATION_REVISION: Final = f"{GROUP}/revision"
+"""On a function's pod: the hash of its template, to tell pods of this spec from those of an earlier one."""
 ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 

@@ -1,0 +1,244 @@
+"""What is read off Deployments and pods: small facts instead of whole objects, so that watching thousands stays cheap.
+
+Pure functions of the objects' JSON. Reasons that Kubernetes gives become Kappa's, with messages that say how to mend them.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kappa_core import manifests, names
+from kappa_core.reasons import Reason
+
+Raw = Mapping[str, Any]
+"""A Kubernetes object as the API server sends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that stands in a Function's way."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentFacts:
+    uid: str
+    resource_version: int
+    generation: int
+    observed_generation: int
+    controller_uid: str
+    """The uid of the object that controls it; empty if none does."""
+    controller: str
+    """Its kind and name, such as `Function/hello`; empty if none does."""
+    revision: str
+    replicas: int
+    """As asked for (`spec.replicas`)."""
+    total: int
+    """Pods that exist."""
+    updated: int
+    """Pods of the newest template."""
+    ready: int
+    rejection: str
+    """Why no pod can be made (a quota, Pod Security, a webhook); empty if nothing is known."""
+    digest: str
+    """Of everything but status and replicas: another digest means that somebody changed it."""
+    owns_replicas: bool
+    """Whether the operator's apply still owns `spec.replicas`: until scaling has changed them once."""
+    deleting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    namespace: str
+    name: str
+    uid: str
+    function: str
+    revision: str
+    ip: str
+    running: bool
+    ready: bool
+    terminating: bool
+    protocol: str
+    deletion_cost: int
+    restarts: int
+    problem: Problem | None
+
+
+def resource_version(raw: Raw) -> int:
+    """Comparable since Kubernetes promises so (KEP-5504), and in fact on every API server; 0 where it is no number."""
+    text = str(raw.get("metadata", {}).get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else 0
+
+
+def deployment_facts(raw: Raw) -> DeploymentFacts:
+    metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
+    owner: Raw = next((ref for ref in metadata.get("ownerReferences", []) if ref.get("controller")), {})
+    return DeploymentFacts(
+        uid=metadata.get("uid", ""),
+        resource_version=resource_version(raw),
+        generation=metadata.get("generation", 0),
+        observed_generation=status.get("observedGeneration", 0),
+        controller_uid=owner.get("uid", ""),
+        controller=f"{owner['kind']}/{owner['name']}" if owner else "",
+        revision=manifests.revision(dict(raw)),
+        replicas=spec.get("replicas", 1),
+        total=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+        rejection=_rejection(status),
+        digest=_digest(raw),
+        owns_replicas=_owns_replicas(metadata),
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def _rejection(status: Raw) -> str:
+    for condition in status.get("conditions", []):
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            # The pods' generated names would make every try a new message.
+            return re.sub(r'pods "[^"]*" is forbidden: ', "", str(condition.get("message", "")))
+    return ""
+
+
+def _digest(raw: Raw) -> str:
+    metadata = raw["metadata"]
+    spec = {key: value for key, value in raw.get("spec", {}).items() if key != "replicas"}
+    labels = metadata.get("labels", {})
+    own = {key: labels.get(key) for key in manifests.own_labels("")}
+    text = json.dumps([spec, own, metadata.get("ownerReferences")], sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2s(text.encode(), digest_size=12).hexdigest()
+
+
+def _owns_replicas(metadata: Raw) -> bool:
+    return any(
+        entry.get("manager") == names.FIELD_MANAGER
+        and entry.get("operation") == "Apply"
+        and "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
+        for entry in metadata.get("managedFields", [])
+    )
+
+
+def pod_facts(raw: Raw) -> PodFacts:
+    metadata, status = raw["metadata"], raw.get("status", {})
+    annotations = metadata.get("annotations", {})
+    cost = str(annotations.get(names.ANNOTATION_DELETION_COST, "0"))
+    ready = _condition(status, "Ready").get("status") == "True"
+    return PodFacts(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        function=metadata.get("labels", {}).get(names.LABEL_FUNCTION, ""),
+        revision=annotations.get(names.ANNOTATION_REVISION, ""),
+        ip=status.get("podIP", ""),
+        running=any("running" in container.get("state", {}) for container in status.get("containerStatuses", [])),
+        ready=ready,
+        terminating="deletionTimestamp" in metadata,
+        protocol=annotations.get(names.ANNOTATION_PROTOCOL, "lambda"),
+        deletion_cost=int(cost) if cost.lstrip("-").isdecimal() else 0,
+        restarts=sum(container.get("restartCount", 0) for container in status.get("containerStatuses", [])),
+        problem=None if ready else pod_problem(raw),
+    )
+
+
+def _condition(status: Raw, condition_type: str) -> Raw:
+    conditions: list[Raw] = status.get("conditions", [])
+    return next((condition for condition in conditions if condition.get("type") == condition_type), {})
+
+
+IMAGE_REASONS: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_START_REASONS: Final = frozenset({"CreateContainerError", "RunContainerError", "PostStartHookError"})
+
+
+def pod_problem(raw: Raw) -> Problem | None:
+    """What keeps a pod from serving, as far as its status tells; None while it may still come up."""
+    status = raw.get("status", {})
+    images = {c["name"]: c.get("image", "") for c in raw.get("spec", {}).get("containers", [])}
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        image = images.get(container.get("name", ""), container.get("image", ""))
+        problem = _container_problem(container, image, raw)
+        if problem:
+            return problem
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return Problem(
+            Reason.UNSCHEDULABLE,
+            f"no node takes the pod: {scheduled.get('message', '')} Ask for less memory or cpu, change podTemplate's"
+            " scheduling fields, or add a node.",
+        )
+    return None
+
+
+def _container_problem(container: Raw, image: str, raw: Raw) -> Problem | None:
+    waiting = container.get("state", {}).get("waiting", {})
+    reason, message = waiting.get("reason", ""), str(waiting.get("message", "")).strip()
+    if reason in IMAGE_REASONS:
+        # The kubelet alternates between the error and its back-off; both hold the same cause.
+        cause = re.sub(r'^Back-off pulling image "[^"]*"(: )?', "", message)
+        cause = re.sub(r"^(ErrImagePull: )+", "", cause).rstrip(".") or reason
+        return Problem(
+            Reason.IMAGE_PULL_FAILED,
+            f"the image {image!r} cannot be pulled: {cause}. Check its name and tag, and podTemplate.imagePullSecrets"
+            " if its registry needs a login.",
+        )
+    if reason == "CreateContainerConfigError":
+        if "runAsNonRoot" in message or "non-root" in message:
+            return Problem(
+                Reason.POD_REJECTED,
+                f"the image {image!r} wants to run as root: {_without_pod(message)}. Give podTemplate.securityContext a"
+                " runAsUser, or use an image that runs as another user.",
+            )
+        return Problem(
+            Reason.CONFIG_MISSING,
+            f"the pod cannot start: {_without_pod(message)}. Create it in the namespace"
+            f" {raw['metadata']['namespace']!r}, or mark the reference optional.",
+        )
+    if reason in _START_REASONS:
+        return Problem(
+            Reason.CRASHING,
+            f"the container of the image {image!r} cannot be started: {_without_pod(message) or reason}."
+            " Check its command and args.",
+        )
+    ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated")
+    restarts = container.get("restartCount", 0)
+    if ended and (reason == "CrashLoopBackOff" or restarts >= 2) and not container.get("ready"):
+        return Problem(Reason.CRASHING, _crash(ended, container, image, raw))
+    return None
+
+
+def _crash(ended: Raw, container: Raw, image: str, raw: Raw) -> str:
+    if ended.get("reason") == "OOMKilled":
+        limits: Raw = next(
+            (
+                c.get("resources", {}).get("limits", {})
+                for c in raw.get("spec", {}).get("containers", [])
+                if c["name"] == container.get("name")
+            ),
+            {},
+        )
+        return (
+            f"the container was killed for using more memory than its limit of {limits.get('memory', 'its node')}."
+            " Raise spec.memory."
+        )
+    said = str(ended.get("message", "")).strip()
+    text = f"the container of the image {image!r} ends again and again, with exit code {ended.get('exitCode')}"
+    return f"{text}: {said}" if said else f"{text}. Its log says why: kubectl logs --previous on one of its pods."
+
+
+def _without_pod(message: str) -> str:
+    """Without the pod's name and uid, which would make every pod's message another one."""
+    return re.sub(r'\s*\(pod: "[^"]*", container: [^)]*\)', "", message).rstrip(".")
