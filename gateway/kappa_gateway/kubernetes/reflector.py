@@ -77,6 +77,7 @@ class Reflector(Generic[T]):
         self._timing = timing or Timing()
         self._clock = clock
         self._version: str | None = None
+        self._listed = False
         self._failures = 0
 
     async def run(self) -> None:
@@ -129,6 +130,7 @@ class Reflector(Generic[T]):
                 break
         self._table.replace(self._scope, objects)
         self._version = page["metadata"]["resourceVersion"]
+        self._listed = True
 
     async def _watch(self) -> None:
         """One watch, to its end."""
@@ -184,10 +186,11 @@ class Reflector(Generic[T]):
             return
         hint = (self._resource.hints or {}).get(error.status, "") if isinstance(error, ApiError) else ""
         log.warning(
-            "cannot follow %s: %s%s; still serving what is known, and trying again",
+            "cannot follow %s: %s%s; %strying again",
             self._resource.title,
             error,
             f" ({hint})" if hint else "",
+            "serving what is known, and " if self._listed else "",
             extra={"failures": self._failures},
         )
 

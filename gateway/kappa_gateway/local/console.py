@@ -1,0 +1,92 @@
+"""The terminal: whole lines from every function and from local mode itself, each with its name before it.
+
+A thread of its own writes, so that a terminal that is slow, stopped or gone never holds up the event loop; its queue is
+bounded, and what did not fit is said in one line.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Mapping
+from typing import Final, TextIO
+
+SELF: Final = "kappa"
+_COLORS: Final = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+"""ANSI foreground colours, in the order in which names get them."""
+MAX_LINE: Final = 16 * 1024
+_QUEUE: Final = 5000
+
+
+class Console:
+    """Writes from any thread. `close` writes what is queued, then ends the thread."""
+
+    def __init__(self, out: TextIO, *, color: bool | None = None, env: Mapping[str, str] = os.environ) -> None:
+        self._out = out
+        self._color = wants_color(out, env) if color is None else color
+        self._width = len(SELF)
+        self._colors: dict[str, int] = {}
+        self._queue: queue.Queue[str | None] = queue.Queue(_QUEUE)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write, name="console", daemon=True)
+        self._thread.start()
+
+    def know(self, name: str) -> None:
+        """Names that are known early line up from the first line on."""
+        self._width = max(self._width, len(name))
+        if name != SELF:
+            self._colors.setdefault(name, _COLORS[len(self._colors) % len(_COLORS)])
+
+    def line(self, name: str, text: str) -> None:
+        """One line of `name`'s output; longer than 16 KiB, it is cut."""
+        if len(text) > MAX_LINE:
+            text = f"{text[:MAX_LINE]}… ({len(text) - MAX_LINE:,} more characters)"
+        self._put(f"{self._prefix(name)}{text}\n")
+
+    def say(self, text: str) -> None:
+        """Local mode's own words; more than one line is taken as one block."""
+        self._put("".join(f"{self._prefix(SELF)}{line}\n" for line in text.splitlines()))
+
+    def plain(self, text: str) -> None:
+        """As it is, without a prefix."""
+        self._put(f"{text}\n")
+
+    def close(self, timeout: float = 2.0) -> None:
+        try:
+            self._queue.put(None, timeout=timeout)
+        except queue.Full:
+            return  # nobody reads the terminal: the thread is a daemon and ends with the process
+        self._thread.join(timeout)
+
+    def _prefix(self, name: str) -> str:
+        self.know(name)
+        label = f"{name:<{self._width}} | "
+        if not self._color:
+            return label
+        return f"\x1b[{self._colors.get(name, 2)}m{label}\x1b[0m"
+
+    def _put(self, text: str) -> None:
+        try:
+            self._queue.put_nowait(text)
+        except queue.Full:
+            self._dropped += 1
+
+    def _write(self) -> None:
+        try:
+            while (text := self._queue.get()) is not None:
+                self._out.write(text)
+                if self._queue.empty():
+                    if self._dropped:
+                        dropped, self._dropped = self._dropped, 0
+                        self._out.write(f"{self._prefix(SELF)}{dropped:,} lines left out: the terminal was too slow\n")
+                    self._out.flush()
+            self._out.flush()
+        except (OSError, ValueError):  # the reader has gone: the functions go on without one
+            while self._queue.get() is not None:
+                pass
+
+
+def wants_color(out: TextIO, env: Mapping[str, str]) -> bool:
+    """A terminal that shows colours, and nobody who asked for none (https://no-color.org)."""
+    if env.get("NO_COLOR"):
+        return False
+    return out.isatty() and env.get("TERM", "") not in ("", "dumb")

@@ -1,0 +1,220 @@
+"""One "pod" of local mode: an agent process of this machine, from its start to its end."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from kappa_core import wire
+from kappa_core.agent_config import AgentConfig
+from kappa_core.durations import mebibytes
+from kappa_gateway.local.resolve import Workload
+
+ANNOUNCE_TIMEOUT: Final = 30.0
+"""Seconds in which an agent must listen."""
+STOP_MARGIN: Final = 3.0
+"""Seconds on top of the function's timeout in which a stopping agent must end; then it is killed."""
+_READY_WAIT: Final = 30.0
+"""Seconds that one readiness request is held; it is asked again until known."""
+_INHERITED: Final = frozenset(
+    "PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE "
+    "HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy".split()
+)
+
+
+class Readiness(Enum):
+    STARTING = "starting"
+    READY = "ready"
+    INIT_FAILED = "init_failed"
+
+
+class AgentProcess:
+    """`exited` completes when the process has ended, `settled` when its readiness is known or never will be."""
+
+    def __init__(self, name: str, workload: Workload, folder: Path, on_line: Callable[[str], None]) -> None:
+        self.name = name
+        self.workload = workload
+        self.port: int | None = None
+        self.readiness = Readiness.STARTING
+        self.stopping = False
+        self.error = ""
+        """Why it ended before it listened, where it said so."""
+        self._folder = folder
+        self._on_line = on_line
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self, config: AgentConfig) -> int:
+        """Start it and return the port it listens on. Raises `OSError`, or `RuntimeError` if it ends before it listens."""
+        await asyncio.to_thread(_lay_out, self._folder, self.workload.files)
+        read_end, write_end = os.pipe()
+        try:
+            config_env = AgentConfig.to_env(
+                _with(config, announce_fd=write_end, task_root=str(self._folder), pod_name=self.name)
+            )
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # not the current folder first: a user's json.py there must not become the agent's
+                "-m",
+                "kappa_runtime",
+                env={**inherited(os.environ), **self.workload.env, **config_env},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=(write_end,),
+                start_new_session=True,  # Ctrl-C is for the gateway, which then stops its agents in order
+            )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        self.port = await _announced(read_end)
+        if self.port is None:
+            raise RuntimeError("the agent ended before it listened")
+        return self.port
+
+    async def pump(self) -> int:
+        """Pass on every line that it writes, until it has ended; its exit code (negative: the signal)."""
+        assert self._process is not None, "started"
+        assert self._process.stdout is not None, "it has a pipe"
+        buffer = b""
+        while chunk := await self._process.stdout.read(64 * 1024):
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            if len(buffer) > 64 * 1024:  # a line without end
+                lines, buffer = [*lines, buffer], b""
+            for line in lines:
+                self._on_line(line.decode(errors="replace").rstrip("\r"))
+        if buffer:
+            self._on_line(buffer.decode(errors="replace"))
+        code = await self._process.wait()
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        return code
+
+    async def wait_ready(self) -> Readiness:
+        """Hold until its runtime process asks for work, or did not start. Raises `OSError` when it cannot be asked."""
+        while self.readiness is Readiness.STARTING:
+            status, body = await _get(self.port or 0, f"{wire.READY_PATH}?wait={_READY_WAIT:g}", _READY_WAIT + 10)
+            if status == 200:
+                self.readiness = Readiness.READY
+            elif body.get("state") == wire.INIT_FAILED:
+                self.readiness = Readiness.INIT_FAILED
+            elif body.get("state") == wire.DRAINING:
+                break
+        return self.readiness
+
+    def terminate(self) -> None:
+        """Ask it to finish what it has and end."""
+        self.stopping = True
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it now, with all that it started."""
+        self.stopping = True
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+
+def agent_config(workload: Workload, *, region: str, account: str) -> AgentConfig:
+    """What the agent of this function is told; its own folder and pipe are added when it is started."""
+    function = workload.function
+    spec = function.spec
+    return AgentConfig(
+        function_name=function.metadata.name,
+        function_namespace=function.metadata.namespace,
+        runtime=spec.runtime or "",
+        handler=spec.handler or "",
+        memory_mib=mebibytes(spec.memory),
+        timeout=spec.timeout_seconds,
+        concurrency=spec.concurrency,
+        region=region,
+        account=account,
+        code_inline=spec.code.inline or "",
+        code_archive_url=spec.code.archive.url if spec.code.archive else "",
+        code_archive_sha256=spec.code.archive.sha256 if spec.code.archive else "",
+        host="127.0.0.1",
+        port=0,
+        runtime_api_port=0,
+        drain_timeout=spec.timeout_seconds,
+        parent_death=True,
+    )
+
+
+def inherited(env: Mapping[str, str]) -> dict[str, str]:
+    """What of this shell's environment a function sees: paths, locale, proxies and AWS credentials; nothing else, so
+    that a function does not come to depend on a variable that a cluster will not have."""
+    return {
+        name: value
+        for name, value in env.items()
+        if name in _INHERITED
+        or name.startswith("LC_")
+        or (name.startswith("AWS_") and not name.startswith("AWS_LAMBDA_"))
+    }
+
+
+def _with(config: AgentConfig, *, announce_fd: int, task_root: str, pod_name: str) -> AgentConfig:
+    from dataclasses import replace
+
+    return replace(config, announce_fd=announce_fd, task_root=task_root, pod_name=pod_name)
+
+
+def _lay_out(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+async def _announced(read_end: int) -> int | None:
+    """The port that the agent writes to its end of the pipe; None when it closes it without."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(read_end, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        async with asyncio.timeout(ANNOUNCE_TIMEOUT):
+            line = await reader.readline()
+        return int(json.loads(line)["port"]) if line else None
+    except (TimeoutError, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        transport.close()
+
+
+async def _get(port: int, path: str, timeout: float) -> tuple[int, dict[str, object]]:
+    """(status, JSON object) of one request to the agent. Raises `OSError` when it cannot be asked."""
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+                answer = await reader.read(256 * 1024)
+                while not reader.at_eof():
+                    more = await reader.read(256 * 1024)
+                    answer += more
+            finally:
+                writer.close()
+    except TimeoutError as error:
+        raise OSError("the agent does not answer") from error
+    head, _, body = answer.partition(b"\r\n\r\n")
+    try:
+        status = int(head.split(None, 2)[1])
+        value = json.loads(body) if body else {}
+    except (ValueError, IndexError) as error:
+        raise OSError("the agent's answer cannot be read") from error
+    return status, value if isinstance(value, dict) else {}
