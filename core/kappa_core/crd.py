@@ -103,7 +103,7 @@ def function_schema() -> Schema:
             "spec": structural(FunctionSpec),
             "status": _without_defaults(structural(FunctionStatus)),
         },
-        "x-kubernetes-validations": [rule.to_kubernetes() for rule in Function.CEL_RULES],
+        "x-kubernetes-validations": [rule.to_kubernetes() for rule in Function.RULES],
     }
 
 
@@ -114,11 +114,11 @@ def structural(model: type[BaseModel]) -> Schema:
 
 
 class _WithCelRules(GenerateJsonSchema):
-    """Adds each class's `CEL_RULES` to its schema."""
+    """Adds each class's `RULES` to its schema."""
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         json_schema = super().model_schema(schema)
-        rules = getattr(schema["cls"], "CEL_RULES", ())
+        rules = getattr(schema["cls"], "RULES", ())
         if rules:
             json_schema["x-kubernetes-validations"] = [rule.to_kubernetes() for rule in rules]
         return json_schema

@@ -10,11 +10,12 @@ from decimal import Decimal
 from typing import Final
 
 DURATION_PATTERN: Final = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
-QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+QUANTITY_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]{1,2})?$"
 
 _DURATION: Final = re.compile(DURATION_PATTERN)
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
-_QUANTITY: Final = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")
+_QUANTITY: Final = re.compile(QUANTITY_PATTERN)
+_QUANTITY_PART: Final = re.compile(r"([0-9.]+(?:[eE][0-9]+)?)(.*)")
 _SECONDS: Final = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 _FACTORS: Final = {
     "": Decimal(1),
@@ -44,10 +45,10 @@ def format_duration(seconds: float) -> str:
 
 def parse_quantity(text: str) -> Decimal:
     """The plain number in a quantity: `128Mi` → 134217728, `250m` → 0.25."""
-    match = _QUANTITY.fullmatch(text)
-    if not match:
+    match = _QUANTITY_PART.fullmatch(text)
+    if not match or not _QUANTITY.fullmatch(text):
         raise ValueError(f"{text!r} is not a quantity: write a number and a suffix, such as 128Mi, 1Gi, 250m or 2")
-    return Decimal(match[1]) * _FACTORS[match[2] or ""]
+    return Decimal(match[1]) * _FACTORS[match[2]]
 
 
 def mebibytes(text: str) -> int:

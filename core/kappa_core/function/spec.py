@@ -1,0 +1,193 @@
+"""What a function is and how it runs."""
+
+from decimal import Decimal
+from typing import ClassVar, Final, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from kappa_core.durations import parse_duration, parse_quantity
+from kappa_core.function.base import DNS_SUBDOMAIN, Duration, Quantity, Rule, SpecModel, list_map
+from kappa_core.function.code import Code
+from kappa_core.function.env import EnvFromSource, EnvVar
+from kappa_core.function.pod import PodTemplate
+
+MAX_TIMEOUT: Final = "1h"
+MIN_MEMORY: Final = "32Mi"
+
+
+class Scaling(SpecModel):
+    """How many pods run."""
+
+    min_replicas: int = Field(
+        default=0, ge=0, le=1000, description="Pods that run even without work. Default: 0, scale to zero."
+    )
+    max_replicas: int = Field(
+        default=10, ge=0, le=1000, description="The most pods that run. 0 refuses every invocation. Default: 10."
+    )
+    keep_warm: Duration = Field(
+        default="5m",
+        description="How long a pod that is not needed is kept for the next invocation, as a duration such as 30s, 5m or 1h, at most 24h. 0s removes it at once. Default: 5m.",
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.minReplicas <= self.maxReplicas",
+            holds=lambda self: self.min_replicas <= self.max_replicas,
+            message="must not be above maxReplicas",
+            field="minReplicas",
+        ),
+        Rule(
+            cel="duration(self.keepWarm) <= duration('24h')",
+            holds=lambda self: self.keep_warm_seconds <= 86400,
+            message="must be at most 24h",
+            field="keepWarm",
+        ),
+    )
+
+    @property
+    def keep_warm_seconds(self) -> float:
+        return parse_duration(self.keep_warm)
+
+
+class AsyncInvocation(SpecModel):
+    """How events (invocations of type Event) are retried."""
+
+    max_attempts: int = Field(default=3, ge=1, le=10, description="How often an event is tried in all. Default: 3.")
+    max_age: Duration = Field(
+        default="6h",
+        description="How long an event may wait and be retried, as a duration between 1m and 6h. Default: 6h.",
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="duration(self.maxAge) >= duration('1m') && duration(self.maxAge) <= duration('6h')",
+            holds=lambda self: 60 <= parse_duration(self.max_age) <= 6 * 3600,
+            message="must be between 1m and 6h",
+            field="maxAge",
+        ),
+    )
+
+
+class FunctionSpec(SpecModel):
+    """What the function is and how it runs."""
+
+    runtime: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9.-]*$",
+        max_length=63,
+        description="The language runtime, such as python3.13. Needed unless code.image is set: the image is the runtime.",
+    )
+    handler: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\.[A-Za-z_][A-Za-z0-9_]*$",
+        max_length=128,
+        description="What is called, as in Lambda: module.function, such as main.handler. Needed unless code.image is set.",
+    )
+    code: Code = Field(description="Where the code is: exactly one of inline, configMap, archive and image.")
+    env: list[EnvVar] = Field(
+        default=[],
+        max_length=500,
+        description="Environment variables, as in a Pod. Default: none.",
+        json_schema_extra=list_map("name"),
+    )
+    env_from: list[EnvFromSource] = Field(
+        default=[],
+        max_length=50,
+        description="Secrets and ConfigMaps whose keys become variables, as in a Pod. Default: none.",
+    )
+    memory: Quantity = Field(
+        default="128Mi",
+        description="Memory request and limit of the function's container, as a quantity such as 128Mi or 1Gi, at least 32Mi. Default: 128Mi.",
+    )
+    cpu: Quantity | None = Field(
+        default=None, description="CPU request and limit, as a quantity such as 250m or 1. Default: no limit."
+    )
+    timeout: Duration = Field(
+        default="30s",
+        description="How long an invocation may run, as a duration between 100ms and 1h; then its process is killed. Default: 30s.",
+    )
+    concurrency: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Invocations that one pod runs at the same time. Default: 1, as in Lambda.",
+    )
+    scaling: Scaling = Field(default=Scaling(), description="How many pods run, and for how long.")
+    async_: AsyncInvocation = Field(
+        default=AsyncInvocation(), alias="async", description="How events (asynchronous invocations) are retried."
+    )
+    service_account_name: str = Field(
+        default="",
+        pattern=DNS_SUBDOMAIN.replace("^", "^(").replace("$", ")?$"),
+        max_length=253,
+        description="The ServiceAccount whose token the pods get. Default: none, and no token is mounted (safer, and faster from cold).",
+    )
+    pod_template: PodTemplate = Field(
+        default=PodTemplate(), description="What the pods need of Kubernetes: scheduling, volumes, security."
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.code.image) || has(self.runtime)",
+            holds=lambda self: self.code.image is not None or self.runtime is not None,
+            message="needed with inline, configMap and archive code, such as python3.13",
+            field="runtime",
+        ),
+        Rule(
+            cel="!has(self.code.image) || !has(self.runtime)",
+            holds=lambda self: self.code.image is None or self.runtime is None,
+            message="not allowed with code.image: the image is the runtime",
+            field="runtime",
+        ),
+        Rule(
+            cel="has(self.code.image) || has(self.handler)",
+            holds=lambda self: self.code.image is not None or self.handler is not None,
+            message="needed unless code.image is set; write module.function, such as main.handler",
+            field="handler",
+        ),
+        Rule(
+            cel=f"duration(self.timeout) >= duration('100ms') && duration(self.timeout) <= duration('{MAX_TIMEOUT}')",
+            holds=lambda self: 0.1 <= self.timeout_seconds <= parse_duration(MAX_TIMEOUT),
+            message=f"must be between 100ms and {MAX_TIMEOUT}",
+            field="timeout",
+        ),
+        Rule(
+            cel="!has(self.code.image) || self.code.image.protocol != 'lambda' || self.concurrency == 1",
+            holds=lambda self: self.code.image is None or self.code.image.protocol != "lambda" or self.concurrency == 1,
+            message="must be 1 with a lambda image (one runtime process runs in it)",
+            field="concurrency",
+        ),
+        Rule(
+            cel=f"quantity(string(self.memory)).compareTo(quantity('{MIN_MEMORY}')) >= 0",
+            holds=lambda self: parse_quantity(self.memory) >= parse_quantity(MIN_MEMORY),
+            message=f"must be at least {MIN_MEMORY} (the agent and an idle runtime process need that much); a number without a suffix is bytes",
+            field="memory",
+        ),
+        Rule(
+            cel="!has(self.cpu) || quantity(string(self.cpu)).compareTo(quantity('1m')) >= 0",
+            holds=lambda self: self.cpu is None or parse_quantity(self.cpu) >= Decimal("0.001"),
+            message="must be at least 1m",
+            field="cpu",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _each_variable_once(self) -> Self:
+        # The API server sees to this by itself: env is a list map.
+        seen: set[str] = set()
+        for index, variable in enumerate(self.env):
+            if variable.name in seen:
+                raise PydanticCustomError(
+                    "duplicate", "env[{index}]: {name} is set twice", {"index": index, "name": variable.name}
+                )
+            seen.add(variable.name)
+        return self
+
+    @property
+    def timeout_seconds(self) -> float:
+        return parse_duration(self.timeout)
+
+    @property
+    def protocol(self) -> Literal["lambda", "http"]:
+        return self.code.image.protocol if self.code.image else "lambda"
