@@ -54,9 +54,14 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        broken = [str(rule) for rule in self.RULES if not rule.holds(self)]
+        """All that are broken make one error of type `value_error`, with `(field or None, message)` of each in its context."""
+        broken = [rule for rule in self.RULES if not rule.holds(self)]
         if broken:
-            raise PydanticCustomError("rule", "{problem}", {"problem": "; ".join(broken)})
+            raise PydanticCustomError(
+                "value_error",
+                "{text}",
+                {"text": "; ".join(map(str, broken)), "broken": [(rule.field, rule.message) for rule in broken]},
+            )
         return self
 
 

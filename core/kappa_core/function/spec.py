@@ -176,10 +176,11 @@ class FunctionSpec(SpecModel):
     def _each_variable_once(self) -> Self:
         # The API server sees to this by itself: env is a list map.
         seen: set[str] = set()
-        for index, variable in enumerate(self.env):
+        for variable in self.env:
             if variable.name in seen:
+                message = f"{variable.name} is set twice"
                 raise PydanticCustomError(
-                    "duplicate", "env[{index}]: {name} is set twice", {"index": index, "name": variable.name}
+                    "value_error", "{text}", {"text": f"env: {message}", "broken": [("env", message)]}
                 )
             seen.add(variable.name)
         return self

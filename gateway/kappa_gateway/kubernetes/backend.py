@@ -73,7 +73,7 @@ class FunctionReader:
         metadata = raw["metadata"]
         key = (metadata["namespace"], metadata["name"])
         try:
-            function = Function.model_validate(raw)
+            function = Function.from_cluster(raw)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

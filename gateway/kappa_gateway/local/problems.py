@@ -33,13 +33,12 @@ def of_validation(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...
     """(field's location, message) for each thing that pydantic found wrong with a Function."""
     for detail in error.errors(include_url=False):
         location = detail["loc"]
+        broken = detail.get("ctx", {}).get("broken")
+        if broken:  # the core's rules, each with the field to blame
+            for field, text in broken:
+                yield (*location, field) if field else location, text
+            continue
         message = _word(detail["type"], location, detail["msg"], detail.get("input"))
-        # the core's rules across fields name their field themselves: "timeout: must be between 100ms and 1h"
-        name, colon, rest = message.partition(": ")
-        if colon and name.isidentifier() and detail["type"] == "value_error":
-            if not location or location[-1] != name:
-                location = (*location, name)
-            message = rest
         yield location, message
 
 
