@@ -20,7 +20,8 @@ def generated() -> dict[Path, str]:
     crd_text = HEADER + "---\n" + _yaml(crd())
     return {
         Path("crds") / CRD_FILE: crd_text,
-        Path("charts/kappa/crds") / CRD_FILE: crd_text,
+        # in files/, and applied by a template: Helm never updates what lies in a chart's crds/
+        Path("charts/kappa/files") / CRD_FILE: crd_text,
     }
 
 
