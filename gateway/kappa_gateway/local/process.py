@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -21,11 +23,17 @@ ANNOUNCE_TIMEOUT: Final = 30.0
 """Seconds in which an agent must listen."""
 STOP_MARGIN: Final = 3.0
 """Seconds on top of the function's timeout in which a stopping agent must end; then it is killed."""
+_LAST_WORDS: Final = 0.5
+"""Seconds in which what an ended agent wrote is still read, if something that it started holds its output open."""
 _READY_WAIT: Final = 30.0
 """Seconds that one readiness request is held; it is asked again until known."""
 _INHERITED: Final = frozenset(
-    "PATH HOME USER LOGNAME LANG LANGUAGE TZ TMPDIR SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE "
-    "HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy".split()
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+        *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    }
 )
 
 
@@ -36,7 +44,7 @@ class Readiness(Enum):
 
 
 class AgentProcess:
-    """`exited` completes when the process has ended, `settled` when its readiness is known or never will be."""
+    """`spawn`, then `pump` beside `listening` and `wait_ready`; `terminate` or `kill` at any time."""
 
     def __init__(self, name: str, workload: Workload, folder: Path, on_line: Callable[[str], None]) -> None:
         self.name = name
@@ -44,8 +52,10 @@ class AgentProcess:
         self.port: int | None = None
         self.readiness = Readiness.STARTING
         self.stopping = False
-        self.error = ""
-        """Why it ended before it listened, where it said so."""
+        self.started_at: float | None = None
+        """Seconds since the epoch."""
+        self._announcement = -1
+        self._output = -1
         self._folder = folder
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
@@ -54,50 +64,55 @@ class AgentProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    async def start(self, config: AgentConfig) -> int:
-        """Start it and return the port it listens on. Raises `OSError`, or `RuntimeError` if it ends before it listens."""
+    async def spawn(self, config: AgentConfig) -> None:
+        """Start it. Raises `OSError`."""
         await asyncio.to_thread(_lay_out, self._folder, self.workload.files)
         read_end, write_end = os.pipe()
+        output, child_output = os.pipe()
         try:
-            config_env = AgentConfig.to_env(
-                _with(config, announce_fd=write_end, task_root=str(self._folder), pod_name=self.name)
-            )
+            told = replace(config, announce_fd=write_end, task_root=str(self._folder), pod_name=self.name)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # not the current folder first: a user's json.py there must not become the agent's
                 "-m",
                 "kappa_runtime",
-                env={**inherited(os.environ), **self.workload.env, **config_env},
+                env={**inherited(os.environ), **self.workload.env, **told.to_env()},
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=child_output,
+                stderr=child_output,
                 pass_fds=(write_end,),
                 start_new_session=True,  # Ctrl-C is for the gateway, which then stops its agents in order
             )
         except BaseException:
             os.close(read_end)
+            os.close(output)
             raise
         finally:
             os.close(write_end)
-        self.port = await _announced(read_end)
-        if self.port is None:
-            raise RuntimeError("the agent ended before it listened")
+            os.close(child_output)
+        self.started_at = time.time()
+        self._announcement, self._output = read_end, output
+        if self.stopping:  # told to stop while it was being started
+            self._signal(signal.SIGTERM)
+
+    async def listening(self) -> int | None:
+        """The port that it listens on, once it does; None if it ends, or takes too long, before."""
+        self.port = await _announced(self._announcement)
         return self.port
 
     async def pump(self) -> int:
         """Pass on every line that it writes, until it has ended; its exit code (negative: the signal)."""
-        assert self._process is not None, "started"
-        assert self._process.stdout is not None, "it has a pipe"
-        buffer = b""
-        while chunk := await self._process.stdout.read(64 * 1024):
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            if len(buffer) > 64 * 1024:  # a line without end
-                lines, buffer = [*lines, buffer], b""
-            for line in lines:
-                self._on_line(line.decode(errors="replace").rstrip("\r"))
-        if buffer:
-            self._on_line(buffer.decode(errors="replace"))
-        code = await self._process.wait()
+        assert self._process is not None, "spawned"
+        # A pipe of our own, because asyncio's makes wait() last until everyone has closed it: a program that the
+        # function left behind would keep its agent alive for us.
+        reading = asyncio.create_task(_read_lines(self._output, self._on_line))
+        try:
+            code = await self._process.wait()
+            await asyncio.wait({reading}, timeout=_LAST_WORDS)
+        finally:
+            reading.cancel()
+            self.kill_group()
+            await asyncio.gather(reading, return_exceptions=True)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
         return code
 
@@ -120,8 +135,11 @@ class AgentProcess:
 
     def kill(self) -> None:
         """End it now, with all that it started."""
-        self.stopping = True
         if self._process is not None and self._process.returncode is None:
+            self.kill_group()
+
+    def kill_group(self) -> None:
+        if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -168,12 +186,6 @@ def inherited(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _with(config: AgentConfig, *, announce_fd: int, task_root: str, pod_name: str) -> AgentConfig:
-    from dataclasses import replace
-
-    return replace(config, announce_fd=announce_fd, task_root=task_root, pod_name=pod_name)
-
-
 def _lay_out(folder: Path, files: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -181,17 +193,38 @@ def _lay_out(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 async def _announced(read_end: int) -> int | None:
-    """The port that the agent writes to its end of the pipe; None when it closes it without."""
-    loop = asyncio.get_running_loop()
+    """The port that the agent writes to its end of the pipe; None when it closes it without, or is too slow."""
+    async with _reader(read_end) as reader:
+        try:
+            async with asyncio.timeout(ANNOUNCE_TIMEOUT):
+                line = await reader.readline()
+            return int(json.loads(line)["port"]) if line else None
+        except (TimeoutError, ValueError, KeyError, TypeError):
+            return None
+
+
+async def _read_lines(output: int, on_line: Callable[[str], None]) -> None:
+    async with _reader(output) as reader:
+        buffer = b""
+        while chunk := await reader.read(64 * 1024):
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            if len(buffer) > 64 * 1024:  # a line without end
+                lines, buffer = [*lines, buffer], b""
+            for line in lines:
+                on_line(line.decode(errors="replace").rstrip("\r"))
+        if buffer:
+            on_line(buffer.decode(errors="replace"))
+
+
+@asynccontextmanager
+async def _reader(fd: int) -> AsyncIterator[asyncio.StreamReader]:
     reader = asyncio.StreamReader()
-    pipe = os.fdopen(read_end, "rb", buffering=0)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    pipe = os.fdopen(fd, "rb", buffering=0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
     try:
-        async with asyncio.timeout(ANNOUNCE_TIMEOUT):
-            line = await reader.readline()
-        return int(json.loads(line)["port"]) if line else None
-    except (TimeoutError, ValueError, KeyError, TypeError):
-        return None
+        yield reader
     finally:
         transport.close()
 

@@ -1,0 +1,163 @@
+"""The gateway's backend in local mode: Functions from files, their pods as processes, both kept up to date."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import watchfiles
+
+from kappa_core.demand import DemandReport
+from kappa_gateway.backend import Sink
+from kappa_gateway.local import catalog
+from kappa_gateway.local.catalog import Entry
+from kappa_gateway.local.console import Console
+from kappa_gateway.local.function_pods import FunctionPods, Surroundings
+from kappa_gateway.local.manifests import SKIPPED_FOLDERS, Key, Manifests, NoSuchPath, read
+from kappa_gateway.local.state_folder import StateFolder
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 1.0
+
+
+class LocalBackend:
+    """`run` serves what is under `paths`; `follow` brings the gateway's demand, without which nothing is scaled.
+
+    `stop_grace` is how many seconds the processes have to finish what they have when the backend is told to stop.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        console: Console,
+        *,
+        keep_warm: float | None = None,
+        region: str = "us-east-1",
+        account: str = "000000000000",
+        stop_grace: float = 5.0,
+    ) -> None:
+        self._paths = tuple(paths)
+        self._console = console
+        self._keep_warm = keep_warm
+        self._region = region
+        self._account = account
+        self._stop_grace = stop_grace
+        self._catalog: Mapping[Key, Entry] = {}
+        self._functions: dict[Key, FunctionPods] = {}
+        self._reported: set[str] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self.loaded = asyncio.Event()
+        """Set once the files were read for the first time."""
+
+    @property
+    def catalog(self) -> Mapping[Key, Entry]:
+        return self._catalog
+
+    async def run(self, sink: Sink) -> None:
+        """Raises `manifests.NoSuchPath` if a path is not there at the start."""
+        with StateFolder() as state:
+            around = Surroundings(sink, self._console, state, self._region, self._account, self._keep_warm)
+            self._take(await asyncio.to_thread(read, self._paths), around)
+            self.loaded.set()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._reload(around))
+                    tasks.create_task(self._tick())
+            finally:
+                await self._stop()
+
+    async def follow(self, reports: AsyncIterable[DemandReport]) -> None:
+        """Scale by the gateway's demand, until its feed ends."""
+        async for report in reports:
+            demands = {(demand.namespace, demand.name): demand for demand in report.functions}
+            for key, pods in self._functions.items():
+                if report.full or key in demands:
+                    pods.demand(demands.get(key))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            for pods in list(self._functions.values()):
+                pods.tick()
+
+    async def _reload(self, around: Surroundings) -> None:
+        stop = asyncio.Event()
+        try:
+            async for changes in watchfiles.awatch(
+                *self._paths, watch_filter=_Filter(), stop_event=stop, debounce=100, step=30
+            ):
+                log.debug("files changed", extra={"files": sorted(path for _, path in changes)})
+                try:
+                    manifests = await asyncio.to_thread(read, self._paths)
+                except NoSuchPath as error:
+                    self._console.say(f"{error}; serving its functions as they were")
+                    continue
+                self._take(manifests, around)
+        finally:
+            stop.set()
+
+    def _take(self, manifests: Manifests, around: Surroundings) -> None:
+        """Make what is served what the files say."""
+        first = not self.loaded.is_set()
+        before, now = self._catalog, catalog.build(manifests, self._catalog)
+        self._catalog = now
+        self._report(manifests)
+        if first:
+            if manifests.left_out:
+                kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(manifests.left_out.items()))
+                self._console.say(f"left out, as only a cluster has a use for it: {kinds}")
+            around.sink.replace_functions([entry.function for entry in now.values()])
+            around.sink.replace_pods([])
+        for key in before.keys() - now.keys():
+            self._remove(key, around)
+        for key, entry in now.items():
+            if before.get(key) is not entry:
+                self._put(key, entry, around, quiet=first)
+
+    def _put(self, key: Key, entry: Entry, around: Surroundings, *, quiet: bool) -> None:
+        name = catalog.label(*key)
+        self._console.know(name)
+        pods = self._functions.get(key)
+        if pods is None:
+            pods = self._functions[key] = FunctionPods(name, entry.function, around)
+            if not quiet:
+                self._console.say(f"{name}: added ({entry.path})")
+            pods.apply(entry.function, entry.workload)
+            return
+        replaces = pods.apply(entry.function, entry.workload)
+        if entry.workload is not None:
+            how = "a new process takes over from the old one" if replaces else "the next invocation runs it"
+            self._console.say(f"{name}: changed; {how}")
+
+    def _remove(self, key: Key, around: Surroundings) -> None:
+        pods = self._functions.pop(key)
+        around.sink.remove_function(*key)
+        self._console.say(f"{catalog.label(*key)}: removed")
+        task = asyncio.create_task(pods.stop(), name=f"stop {pods.label}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _report(self, manifests: Manifests) -> None:
+        """Say each problem and remark once, and again if it comes back."""
+        wrong = [str(problem) for problem in manifests.problems]
+        texts = [*wrong, *catalog.remarks(self._catalog)]
+        for text in texts:
+            if text not in self._reported:
+                self._console.say(text)
+        self._reported = set(texts)
+
+    async def _stop(self) -> None:
+        """Every process gets to finish what it has, for `stop_grace` seconds, then all are killed."""
+        stops = [asyncio.create_task(pods.stop()) for pods in self._functions.values()] + list(self._closing)
+        if not stops:
+            return
+        _, running = await asyncio.wait(stops, timeout=self._stop_grace)
+        if running:
+            await asyncio.gather(*(pods.stop(now=True) for pods in self._functions.values()))
+            await asyncio.wait(running, timeout=1)
+
+
+class _Filter(watchfiles.DefaultFilter):
+    ignore_dirs = (*watchfiles.DefaultFilter.ignore_dirs, *SKIPPED_FOLDERS)
