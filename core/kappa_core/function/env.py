@@ -96,7 +96,7 @@ class EnvVar(SpecModel):
         Rule(
             cel=f"!{list(RESERVED_PREFIXES)}.exists(p, self.name.startsWith(p)) && !(self.name in {list(RESERVED_NAMES)})",
             holds=lambda self: not self.name.startswith(RESERVED_PREFIXES) and self.name not in RESERVED_NAMES,
-            message="AWS_LAMBDA_*, KAPPA_*, _HANDLER, LAMBDA_TASK_ROOT and LAMBDA_RUNTIME_DIR are set by the runtime: choose another name",
+            message="AWS_LAMBDA_*, KAPPA_*, _HANDLER, LAMBDA_TASK_ROOT and LAMBDA_RUNTIME_DIR are set by the runtime; choose another name",
             field="name",
         ),
     )

@@ -48,7 +48,7 @@ class PodTemplate(SpecModel):
         Rule(
             cel=f"!has(self.labels) || self.labels.all(k, !{list(RESERVED_LABELS)}.exists(p, k.startsWith(p)))",
             holds=lambda self: not any(key.startswith(RESERVED_LABELS) for key in self.labels),
-            message="labels under kappa.run/ and app.kubernetes.io/ are Kappa's own: choose another prefix",
+            message="labels under kappa.run/ and app.kubernetes.io/ are Kappa's own; choose another prefix",
             field="labels",
         ),
     )

@@ -137,7 +137,7 @@ class FunctionSpec(SpecModel):
         Rule(
             cel="!has(self.code.image) || !has(self.runtime)",
             holds=lambda self: self.code.image is None or self.runtime is None,
-            message="not allowed with code.image: the image is the runtime",
+            message="not allowed with code.image (the image is the runtime)",
             field="runtime",
         ),
         Rule(
