@@ -49,6 +49,9 @@ format: $(VENV)/.dev  ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
+bench: $(VENV)/.dev  ## the benchmarks: ratios in one run, JSON in bench-results/ (with KUBECONFIG also those of a cluster)
+	@$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
+
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
