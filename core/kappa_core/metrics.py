@@ -1,0 +1,111 @@
+"""Every metric that Kappa exports: name, help, labels and buckets, once. Base units, and labels whose values are bounded.
+
+Function metrics carry `namespace` and `function`; their series go when the Function is deleted.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Upper bounds, without +Inf; histograms only."""
+
+
+FUNCTION: Final = ("namespace", "function")
+
+
+class InvocationType(StrEnum):
+    """The label `type`."""
+
+    REQUEST_RESPONSE = "RequestResponse"
+    DRY_RUN = "DryRun"
+    FUNCTION_URL = "FunctionUrl"
+
+
+class Outcome(StrEnum):
+    """The label `outcome`: who is to look at it, and whether the function ran."""
+
+    SUCCESS = "success"
+    FUNCTION_ERROR = "function_error"
+    """The function ran and failed, or did not load."""
+    THROTTLED = "throttled"
+    FAILED = "failed"
+    """The Function cannot run, as its Ready condition says."""
+    CANCELLED = "cancelled"
+    """The caller went away."""
+    TIMEOUT = "timeout"
+    """The pod did not answer by the deadline."""
+    LOST = "lost"
+    """The connection to the pod broke."""
+    BAD_REQUEST = "bad_request"
+    BAD_ANSWER = "bad_answer"
+    ERROR = "error"
+    """Anything else: a bug, or a gateway that stops."""
+
+
+class Phase(StrEnum):
+    """The label `phase` of a cold start, in order; all but the last add up to `total`."""
+
+    QUEUE = "queue"
+    """Until the pod exists."""
+    SCHEDULE = "schedule"
+    """Until it has a node."""
+    SANDBOX = "sandbox"
+    """Until its process runs."""
+    AGENT = "agent"
+    """Until it takes a connection."""
+    INIT = "init"
+    """Until the runtime process asks for work."""
+    FIRST_BYTE = "first_byte"
+    """Until the answer begins."""
+    TOTAL = "total"
+
+
+LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+OVERHEAD_BUCKETS: Final = (0.00005, 0.0001, 0.00015, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
+COLD_START_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+INVOCATIONS: Final = Metric(
+    "kappa_invocations_total", "counter", "Invocations that ended, by how.", (*FUNCTION, "type", "outcome")
+)
+INVOCATION_DURATION: Final = Metric(
+    "kappa_invocation_duration_seconds",
+    "histogram",
+    "From a request's head to the end of its answer, waiting for a pod included; of invocations that reached a pod.",
+    FUNCTION,
+    LATENCY_BUCKETS,
+)
+GATEWAY_OVERHEAD: Final = Metric(
+    "kappa_gateway_overhead_seconds",
+    "histogram",
+    "The gateway's own share of an invocation: neither waiting for a pod nor the pod's own time.",
+    FUNCTION,
+    OVERHEAD_BUCKETS,
+)
+INFLIGHT: Final = Metric("kappa_inflight", "gauge", "Invocations that are at pods now.", FUNCTION)
+QUEUE_DEPTH: Final = Metric("kappa_queue_depth", "gauge", "Invocations that wait for a pod now.", FUNCTION)
+PODS: Final = Metric("kappa_pods", "gauge", "Pods as this gateway sees them.", (*FUNCTION, "state"))
+THROTTLES: Final = Metric("kappa_throttles_total", "counter", "Invocations that were answered 429.", FUNCTION)
+COLD_STARTS: Final = Metric(
+    "kappa_cold_starts_total", "counter", "Invocations that waited for a pod to start.", (*FUNCTION, "path")
+)
+COLD_START: Final = Metric(
+    "kappa_cold_start_seconds",
+    "histogram",
+    "How long a cold start took, by phase.",
+    (*FUNCTION, "path", "phase"),
+    COLD_START_BUCKETS,
+)
+REFUSED_REQUESTS: Final = Metric(
+    "kappa_gateway_refused_requests_total",
+    "counter",
+    "Requests that named no function there is, or were no proper HTTP, by error.",
+    ("error",),
+)

@@ -1,0 +1,27 @@
+"""`python -m kappa_gateway`: the gateway of a cluster, settings from the environment."""
+
+import sys
+
+import uvloop
+from pydantic import ValidationError
+
+from kappa_core import logs
+from kappa_gateway.server import serve
+from kappa_gateway.settings import Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(f"the gateway's settings cannot be read: {error}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
+        return 2
+    logs.configure(settings.log_level, settings.log_style)
+    from kappa_gateway.kubernetes import KubernetesBackend
+
+    uvloop.run(serve(settings, KubernetesBackend(settings)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Answers in the forms of the Lambda API: request ids, errors."""
+
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from random import SystemRandom
+from typing import Any, Final
+
+from kappa_core.errors import KappaError
+from kappa_core.names import function_key
+from kappa_gateway.exchange import ClientGone
+
+logger = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+"""ASGI's three; its messages are plain dicts, whose shape its specification gives."""
+
+Headers = list[tuple[bytes, bytes]]
+JSON: Final = (b"content-type", b"application/json")
+_random = SystemRandom()
+_pool = b""
+_at = 0
+
+
+def new_request_id() -> str:
+    """A random UUID (version 4), as Lambda's request ids are. Entropy is fetched for many at a time."""
+    global _pool, _at
+    at = _at
+    if at >= len(_pool):
+        _pool = _random.randbytes(4096)
+        at = 0
+    _at = at + 16
+    text = _pool[at : at + 16].hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
+async def send_error(send: Send, error: KappaError, request_id: str, *, is_head: bool = False) -> None:
+    """Lambda's error JSON, its type in `x-amzn-errortype`, and `Retry-After` where waiting helps."""
+    body = json.dumps(error.body(), ensure_ascii=False).encode()
+    headers = [
+        JSON,
+        (b"content-length", b"%d" % len(body)),
+        (b"x-amzn-errortype", error.error_type.encode()),
+        (b"x-amzn-requestid", request_id.encode()),
+    ]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
+    if error.status == 408 or error.status == 413:
+        # the rest of the body is not read, so the connection has no next request
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if is_head else body})
+
+
+def log_error(error: KappaError, request_id: str, namespace: str, name: str) -> None:
+    """What is the platform's fault is a warning; what a caller did is worth a line at debug level only."""
+    if isinstance(error, ClientGone) or error.status < 500:
+        level = logging.DEBUG
+    else:
+        level = logging.WARNING
+    if logger.isEnabledFor(level):
+        logger.log(
+            level,
+            "invocation failed: %s",
+            error.message,
+            extra={
+                "function": function_key(namespace, name),
+                "request_id": request_id,
+                "error": type(error).__name__,
+                "status": error.status,
+            },
+        )

@@ -1,0 +1,199 @@
+"""The gateway's process: both ports, the backend and the clockwork on one event loop, and a graceful end."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import uvicorn
+
+from kappa_core import wire
+from kappa_core.demand import encode
+from kappa_gateway.answers import Receive, Scope, Send
+from kappa_gateway.app import make_app
+from kappa_gateway.backend import Backend
+from kappa_gateway.demand import Overrun
+from kappa_gateway.gateway import Gateway
+from kappa_gateway.http_server import protocol_for, sweeper
+from kappa_gateway.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 8192
+"""Connections that the kernel may hold until they are accepted (bounded by its own somaxconn)."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the process has one owner of signals, `serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @property
+    def bound_port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+async def serve(
+    settings: Settings,
+    backend: Backend,
+    *,
+    stop: asyncio.Event | None = None,
+    on_started: Callable[[Gateway, int, int], None] | None = None,
+) -> None:
+    """Serve until `stop` is set (without one: until SIGTERM or SIGINT), then drain and return.
+
+    `on_started(gateway, port, internal_port)` is called once the ports listen; the gateway is synced a moment later
+    (`gateway.registry.synced`). Raises `OSError` if a port is taken, and whatever ends the backend.
+    """
+    if stop is None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    raise_file_limit()
+    gateway = Gateway(settings)
+    public = _make_server(settings, gateway)
+    gateway.sweeps.append(sweeper(public.server_state.connections))
+    internal = _make_internal_server(settings, gateway) if settings.internal_port >= 0 else None
+    servers = [server for server in (public, internal) if server is not None]
+    running = [asyncio.create_task(_serve(server), name="http server") for server in servers]
+    work = [
+        asyncio.create_task(gateway.run(), name="clockwork"),
+        asyncio.create_task(backend.run(gateway.registry), name="backend"),
+    ]
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await _until_listening(servers, running)
+        logger.info("listening", extra={"port": public.bound_port})
+        if on_started is not None:
+            on_started(gateway, public.bound_port, internal.bound_port if internal is not None else -1)
+        done, _ = await asyncio.wait([stopping, *work, *running], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        if stopping not in done:
+            raise RuntimeError(f"{', '.join(task.get_name() for task in done)} ended though nobody asked for it")
+        gateway.draining = True
+        logger.info("stopping", extra={"in_flight": len(gateway.upstream.active)})
+        await asyncio.sleep(settings.drain_delay)
+    finally:
+        gateway.draining = True
+        gateway.demand.close()
+        for server in servers:
+            server.should_exit = True
+        # backend and clockwork go on while requests end: a waiting one may still get its pod
+        await asyncio.gather(*running, return_exceptions=True)
+        for task in (stopping, *work):
+            task.cancel()
+        await asyncio.gather(stopping, *work, return_exceptions=True)
+        await gateway.close()
+        logger.info("stopped")
+
+
+async def _serve(server: _Server) -> None:
+    try:
+        await server.serve()
+    except SystemExit:
+        # uvicorn's way to say that it could not start; the reason is logged
+        raise OSError(
+            f"port {server.config.port} on {server.config.host} cannot be listened on; is it taken?"
+        ) from None
+
+
+async def _until_listening(servers: list[_Server], running: list[asyncio.Task[None]]) -> None:
+    while not all(server.started for server in servers):
+        for task in running:
+            if task.done():
+                task.result()
+                return
+        await asyncio.sleep(0.005)
+
+
+def _make_server(settings: Settings, gateway: Gateway) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            make_app(gateway),  # type: ignore[arg-type]  # ASGI's messages are plain dicts here
+            host=settings.host,
+            port=settings.port,
+            http=protocol_for(gateway),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=int(settings.keep_alive_timeout),
+            timeout_graceful_shutdown=int(settings.drain_timeout) or 1,
+        )
+    )
+
+
+def _make_internal_server(settings: Settings, gateway: Gateway) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            internal_app(gateway),  # type: ignore[arg-type]
+            host=settings.host,
+            port=settings.internal_port,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+
+
+def internal_app(gateway: Gateway) -> Callable[[Scope, Receive, Send], object]:
+    """`GET /v1/demand`: NDJSON for as long as the reader keeps up."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != wire.DEMAND_PATH or scope["method"] != "GET":
+            body = json.dumps({"Message": f"only GET {wire.DEMAND_PATH} is served here"}).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 404, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        following = asyncio.create_task(_follow(gateway, send), name="demand reader")
+        leaving = asyncio.create_task(_until_disconnect(receive), name="demand reader's end")
+        try:
+            await asyncio.wait([following, leaving], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            following.cancel()
+            leaving.cancel()
+            await asyncio.gather(following, leaving, return_exceptions=True)
+        if following.done() and not following.cancelled() and following.exception() is None:
+            await send({"type": "http.response.body"})
+
+    return app
+
+
+async def _follow(gateway: Gateway, send: Send) -> None:
+    reports = gateway.demand.subscribe()
+    try:
+        async for report in reports:
+            await send({"type": "http.response.body", "body": encode(report), "more_body": True})
+    except Overrun:
+        pass
+    finally:
+        await reports.aclose()  # type: ignore[attr-defined]  # it is an async generator
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def raise_file_limit() -> None:
+    """Every connection is a file: take as many as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 20)), hard))
