@@ -76,6 +76,12 @@ class LocalBackend:
                 if report.full or key in demands:
                     pods.demand(demands.get(key))
 
+    def kill(self) -> None:
+        """End every process now, whatever it does."""
+        self._stop_grace = 0.0
+        for pods in self._functions.values():
+            pods.kill()
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
@@ -155,8 +161,8 @@ class LocalBackend:
             return
         _, running = await asyncio.wait(stops, timeout=self._stop_grace)
         if running:
-            await asyncio.gather(*(pods.stop(now=True) for pods in self._functions.values()))
-            await asyncio.wait(running, timeout=1)
+            self.kill()
+            await asyncio.wait(running, timeout=2)
 
 
 class _Filter(watchfiles.DefaultFilter):

@@ -94,15 +94,20 @@ class FunctionPods:
             self._demand = None
         self._balance()
 
-    async def stop(self, *, now: bool = False) -> None:
-        """Stop every process: they finish what they have, unless it is to be `now`. Safe to call again, or to cancel."""
+    async def stop(self) -> None:
+        """Stop every process: each finishes what it has, and ends."""
         self._stopping = True
         for process in list(self._pods.values()):
             self._retire(process)
-            if now:
-                process.kill()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+    def kill(self) -> None:
+        """End every process now."""
+        self._stopping = True
+        for process in self._pods.values():
+            process.stopping = True
+            process.kill()
 
     # -- how many, and which
 

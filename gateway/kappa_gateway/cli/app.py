@@ -1,0 +1,158 @@
+"""The commands of `kappa`, by typer: arguments, help and exit statuses; what they do is elsewhere."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from kappa_core.durations import parse_duration
+from kappa_gateway.cli import invoke as client
+
+EXIT_CODES = (
+    "Exit status: 0 the function answered, 1 the function failed, 2 wrong arguments or no JSON, "
+    "3 no gateway there, 4 no such function, 5 the gateway refused (its message says why)."
+)
+
+app = typer.Typer(
+    name="kappa",
+    help="Lambda-like functions for Kubernetes, and without it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+local = typer.Typer(
+    help="Run functions on this machine, without a cluster.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(local, name="local")
+
+
+def run() -> int:
+    try:
+        result = app(standalone_mode=False, prog_name="kappa")
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@local.command("up")
+def local_up(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Manifests, or folders that are searched for them.", show_default=False),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8080,
+    keep_warm: Annotated[
+        float | None,
+        typer.Option(
+            parser=_duration,
+            metavar="DURATION",
+            help="Keep idle processes this long, such as 30s, instead of each Function's scaling.keepWarm.",
+            show_default=False,
+        ),
+    ] = None,
+    color: Annotated[
+        bool | None,
+        typer.Option(
+            "--color/--no-color", help="Colour the functions' names. Default: on a terminal.", show_default=False
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the gateway's own log too.")] = False,
+) -> None:
+    """Serve the Functions in files, with the same gateway, runtime and scaling as in a cluster.
+
+    ConfigMaps and Secrets that they use are read from the same files; the code of a ConfigMap may also be a folder of
+    its name beside the manifest. Saved changes are served at once. Ctrl-C stops everything.
+    """
+    from kappa_gateway.local.up import CannotStart, Options, up
+
+    try:
+        up(Options(paths=paths, host=host, port=port, keep_warm=keep_warm, color=color, verbose=verbose))
+    except CannotStart as error:
+        _fail(str(error), 1)
+
+
+@app.command(epilog=EXIT_CODES)
+def invoke(
+    name: Annotated[str, typer.Argument(help="Function: NAME, NAMESPACE.NAME or an ARN.", show_default=False)],
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", metavar="JSON", help="The event. Default: {}.", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="The event, from a file; - is the standard input.", show_default=False)
+    ] = None,
+    tail: Annotated[bool, typer.Option("--tail", help="Print the end of the invocation's log on stderr.")] = False,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", help="The Function's namespace. Default: default.", show_default=False),
+    ] = None,
+    gateway: Annotated[
+        str, typer.Option(metavar="URL", envvar="KAPPA_GATEWAY", help="Where the gateway is.")
+    ] = "http://127.0.0.1:8080",
+) -> None:
+    """Invoke a function and print its answer."""
+    payload = _payload(data, file)
+    try:
+        answer = client.invoke(gateway, name, payload, namespace=namespace, tail=tail)
+    except client.InvokeError as error:
+        _fail(str(error), error.exit_code)
+    if answer.log_tail:
+        print(answer.log_tail, end="" if answer.log_tail.endswith("\n") else "\n", file=sys.stderr)
+    if answer.function_error:
+        _fail(f"{name} failed: {client.describe_error(answer.body)}", 1, prefix="")
+    sys.stdout.buffer.write(answer.body if answer.body.endswith(b"\n") else answer.body + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of Kappa and Python."""
+    print(f"kappa {importlib.metadata.version('kappa-functions')} (Python {platform.python_version()})")
+
+
+def _payload(data: str | None, file: Path | None) -> bytes:
+    if data is not None and file is not None:
+        _fail("give the event with --data or with --file, not with both", client.BAD_INPUT)
+    source, payload = "--data", (data if data is not None else "{}").encode()
+    if file is not None:
+        source = "the standard input" if str(file) == "-" else str(file)
+        try:
+            payload = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        except OSError as error:
+            _fail(f"{file} cannot be read: {error.strerror}", client.BAD_INPUT)
+    try:
+        json.loads(payload)
+    except ValueError as error:
+        hint = """; quote it for the shell, as in -d '{"name": "Ada"}'""" if source == "--data" else ""
+        _fail(f"{source} is no JSON: {error}{hint}", client.BAD_INPUT)
+    return payload
+
+
+def _fail(message: str, code: int, *, prefix: str = "kappa: ") -> NoReturn:
+    print(f"{prefix}{message}", file=sys.stderr)
+    raise typer.Exit(code)
