@@ -1,0 +1,51 @@
+"""`python -m kappa_operator`: run the operator with the settings of the environment."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+
+from kubernetes.aio.config.config_exception import ConfigException
+from pydantic import ValidationError
+
+from kappa_core import logs
+from kappa_operator.app import Operator
+from kappa_operator.settings import Settings
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+    except (ValidationError, ValueError) as error:
+        print(f"the operator's settings cannot be read:\n{error}", file=sys.stderr)  # noqa: T201
+        return 2
+    logs.configure(settings.log_level, settings.log_format)
+    # Both log every event of every object at info or below; what matters of it the operator says itself.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp").setLevel(logging.WARNING)
+
+    async def run() -> int:
+        return await Operator(settings).run()
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(run())
+    except ConfigException as error:
+        logging.getLogger(__name__).error(
+            "no way to the cluster: set KUBECONFIG, or run in a pod", extra={"error": str(error)}
+        )
+        return 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Everything put together, and the order in which it starts and stops.
+
+Start: health server, Lease (a standby waits here), first full list, then watches, workers and demand streams.
+Stop: demand streams and workers first, then kopf, then the Lease, so that the next leader starts where this one ended.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final
+
+import aiohttp
+import kopf
+from aiohttp import web
+
+from kappa_operator import watch
+from kappa_operator.cache import Cache
+from kappa_operator.client import Api, ApiError, NotLeader, load_configuration
+from kappa_operator.demand_stream import DemandStreams
+from kappa_operator.events import EventRecorder
+from kappa_operator.gateways import GatewayWatch
+from kappa_operator.kube import KubeScaleApi
+from kappa_operator.lease import Lease, LeaseLost, LeaseTimes
+from kappa_operator.metrics import Metrics
+from kappa_operator.probes import InitProbes
+from kappa_operator.reconcile import Reconciler
+from kappa_operator.relist import Relister
+from kappa_operator.scaler import Scaler
+from kappa_operator.server import Health, application
+from kappa_operator.settings import Settings
+from kappa_operator.verify import Verifier
+from kappa_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+RELIST_RETRY: Final = 2.0
+STOP_SECONDS: Final = 10.0
+KOPF_STOP_SECONDS: Final = 15.0
+
+
+class Operator:
+    """`run()` is the whole life of the process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._health = Health()
+        self._metrics = Metrics()
+
+    async def run(self) -> int:
+        """Until SIGTERM or SIGINT; the exit code: 0 after a stop that was asked for, else 1."""
+        settings = self._settings
+        times = LeaseTimes(settings.lease_duration, settings.renew_deadline, settings.retry_period)
+        self._catch_signals()
+        async with Api(await load_configuration()) as api, self._serve():
+            lease = Lease(api, settings.namespace, settings.lease_name, settings.identity, times)
+            if not await self._unless_stopped(lease.acquire()):
+                return 0
+            try:
+                return await self._lead(api, lease)
+            finally:
+                await lease.release()
+
+    async def _lead(self, api: Api, lease: Lease) -> int:
+        """Lead until told to stop, or until the Lease or any part is lost."""
+        settings, metrics, health = self._settings, self._metrics, self._health
+        cache = Cache()
+
+        async def work(key: str) -> float | None:
+            started = time.perf_counter()
+            try:
+                return await reconciler.reconcile(key)
+            finally:
+                metrics.reconcile_seconds.observe(time.perf_counter() - started)
+                health.progress()
+
+        def failed(key: str, error: Exception) -> None:
+            metrics.reconcile_errors.inc()
+            expected = isinstance(error, ApiError | NotLeader | aiohttp.ClientError | TimeoutError | OSError)
+            log.warning(
+                "cannot reconcile, will try again",
+                extra={"function": key, "error": str(error) or type(error).__name__},
+                exc_info=None if expected else error,
+            )
+
+        queue = WorkQueue(work, settings.workers, failed)
+        scaler = Scaler(KubeScaleApi(api), cache.pods_for, observe=lambda direction, _: metrics.scaled[direction].inc())
+        probes = InitProbes(queue.add)
+        verifier = Verifier(scaler, settings.verify_concurrency, settings.verify_timeout)
+        events = EventRecorder(api, settings.identity)
+        reconciler = Reconciler(api, cache, settings.platform(), settings.gateway_url, scaler, verifier, probes, events)
+        streams = DemandStreams(scaler, settings.demand_timeout)
+        relister = Relister(api, cache, settings.namespaces)
+        health.waiting = lambda: len(queue)
+        metrics.gauge("queue_depth", "Functions that wait to be reconciled.", lambda: float(len(queue)))
+        metrics.gauge("functions", "Functions served.", lambda: float(len(cache.functions)))
+        metrics.gauge("unverified", "Pod templates that were not seen to start yet.", lambda: float(len(verifier)))
+        metrics.gauge("demand_streams", "Gateways whose demand is known.", lambda: float(len(streams.connected)))
+
+        health.leading = True
+        keeping = asyncio.create_task(lease.keep(), name="lease")
+        parts: list[asyncio.Task[Any]] = [keeping]
+        try:
+            if not await self._unless_stopped(self._first_list(relister, queue), keeping):
+                return self._verdict(parts)
+            health.synced = True
+            # kopf cancels every task that starts after it when it stops, so all of ours start before.
+            running: list[Coroutine[Any, Any, None]] = [
+                queue.run(),
+                scaler.run(),
+                probes.run(),
+                events.run(),
+                streams.run(),
+                self._relist_now_and_then(relister, queue),
+            ]
+            if not settings.gateways:
+                running.append(GatewayWatch(api, settings.namespace, streams.set_gateways).run())
+            parts += [asyncio.create_task(part) for part in running]
+            if settings.gateways:
+                streams.set_gateways({url: url for url in settings.gateways})
+            kopf_stop = asyncio.Event()
+            watcher = watch.Watcher(cache, queue.add)
+            kopf_task = asyncio.create_task(
+                kopf.operator(
+                    registry=watch.registry(watcher, api),
+                    settings=watch.settings(),
+                    standalone=True,
+                    clusterwide=not settings.namespaces,
+                    namespaces=settings.namespaces,
+                    stop_flag=kopf_stop,
+                ),
+                name="kopf",
+            )
+            parts.append(kopf_task)
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_later(0.5, self._catch_signals)
+            stopped = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([*parts, stopped], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            code = self._verdict(parts)
+            if not keeping.done():
+                await self._drain(queue, verifier)
+            kopf_stop.set()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(kopf_task, KOPF_STOP_SECONDS)
+            return code
+        finally:
+            health.leading = False
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+    def _verdict(self, parts: list[asyncio.Task[Any]]) -> int:
+        """0 if the stop was asked for, else 1, with a line that says why."""
+        for part in parts:
+            if not part.done() or part.cancelled():
+                continue
+            error = part.exception()
+            if isinstance(error, LeaseLost):
+                log.error("leading no more, stopping", extra={"reason": str(error)})
+            elif not self._stop.is_set():
+                log.error("a part of the operator has ended, stopping", extra={"part": part.get_name()}, exc_info=error)
+            else:
+                continue
+            return 1
+        return 0
+
+    async def _first_list(self, relister: Relister, queue: WorkQueue) -> None:
+        while True:
+            try:
+                await self._relist(relister, queue)
+                return
+            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                hint = ""
+                if isinstance(error, ApiError) and error.status == 404:
+                    hint = "the Function CRD is not installed: kubectl apply -f crds/"
+                log.warning("cannot list, will try again", extra={"error": str(error), "hint": hint})
+                await asyncio.sleep(RELIST_RETRY)
+
+    async def _relist(self, relister: Relister, queue: WorkQueue) -> None:
+        started = time.perf_counter()
+        keys = await relister.relist()
+        for key in sorted(keys):
+            queue.add(key)
+        seconds = time.perf_counter() - started
+        self._metrics.relist_seconds.observe(seconds)
+        log.info("listed", extra={"functions": len(keys), "seconds": round(seconds, 3)})
+
+    async def _relist_now_and_then(self, relister: Relister, queue: WorkQueue) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_interval)
+            try:
+                await self._relist(relister, queue)
+            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                log.warning("cannot list, will try again", extra={"error": str(error)})
+
+    async def _drain(self, queue: WorkQueue, verifier: Verifier) -> None:
+        """Let what is being reconciled end; take nothing new."""
+        verifier.stop()
+        queue.stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        while not queue.idle and time.monotonic() < deadline:  # noqa: ASYNC110 - a stop, bounded and rare
+            await asyncio.sleep(0.02)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None], *others: asyncio.Task[Any]) -> bool:
+        """Await `work`; False if the stop, or one of `others`, came first. Raises what `work` raises."""
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([task, stop, *others], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+                return not self._stop.is_set()
+            return False
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    def _catch_signals(self) -> None:
+        """kopf sets its own handlers when it starts; these replace them, so that the order of stopping is ours."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+    @contextlib.asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
+        self._metrics.gauge("leader", "1 while this replica leads.", lambda: float(self._health.leading))
+        app = application(self._health, self._metrics.registry)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._settings.host, self._settings.port)
+            await site.start()
+            log.info("serving health and metrics", extra={"port": runner.addresses[0][1]})
+            yield
+        finally:
+            await runner.cleanup()

@@ -1,0 +1,245 @@
+"""What the operator knows of the cluster: small facts, fed by watches, by full lists and by the answers to its own writes.
+
+An older object never replaces a newer one, whichever way it came. What a full list does not hold is gone, unless an
+event said otherwise while the list was on its way.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from kappa_core import names
+from kappa_core.function import Condition, Function, FunctionStatus
+from kappa_core.observed import DeploymentFacts, PodFacts, deployment_facts, pod_facts, resource_version
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRecord:
+    """A Function as last seen: parsed, or why it cannot be."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: int
+    deleting: bool
+    function: Function | None
+    status: FunctionStatus
+    invalid: str = ""
+    """What is wrong with its spec, field by field, where `function` is None."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigMapFacts:
+    resource_version: int
+    digest: str
+    keys: frozenset[str]
+
+
+class Versioned(Protocol):
+    @property
+    def resource_version(self) -> int: ...
+
+
+T = TypeVar("T", bound=Versioned)
+
+
+class Store(Generic[T]):
+    """Facts by key. A *relist* is a full list that is on its way: `begin_relist`, then `end_relist` with what it held."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, T] = {}
+        self._touched: set[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def get(self, key: str) -> T | None:
+        return self._items.get(key)
+
+    def put(self, key: str, item: T) -> bool:
+        """False if what is known is newer."""
+        known = self._items.get(key)
+        if known is not None and known.resource_version > item.resource_version:
+            return False
+        self._items[key] = item
+        if self._touched is not None:
+            self._touched.add(key)
+        return True
+
+    def remove(self, key: str) -> T | None:
+        if self._touched is not None:
+            self._touched.add(key)
+        return self._items.pop(key, None)
+
+    def begin_relist(self) -> None:
+        self._touched = set()
+
+    def end_relist(self, listed: Mapping[str, T]) -> set[str]:
+        """Take over a list; the keys that are new, changed or gone by it."""
+        touched, self._touched = self._touched or set(), None
+        changed = set()
+        for key, item in listed.items():
+            known = self._items.get(key)
+            if key not in touched and (known is None or known.resource_version < item.resource_version):
+                self._items[key] = item
+                changed.add(key)
+        for key in [key for key in self._items if key not in listed and key not in touched]:
+            del self._items[key]
+            changed.add(key)
+        return changed
+
+
+@dataclass(frozen=True, slots=True)
+class PodRecord:
+    resource_version: int
+    facts: PodFacts
+
+
+@dataclass(slots=True)
+class Cache:
+    functions: Store[FunctionRecord] = field(default_factory=Store)
+    """Function key (`namespace/name`) → record."""
+    deployments: Store[DeploymentFacts] = field(default_factory=Store)
+    """Function key → its Deployment."""
+    pods: Store[PodRecord] = field(default_factory=Store)
+    """`namespace/pod` → record."""
+    config_maps: Store[ConfigMapFacts] = field(default_factory=Store)
+    """`namespace/name` → facts."""
+    pods_of: dict[str, set[str]] = field(default_factory=dict)
+    """Function key → pod keys."""
+    users_of: dict[str, set[str]] = field(default_factory=dict)
+    """ConfigMap key → Function keys that refer to it."""
+    _references: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def pods_for(self, function_key: str) -> list[PodFacts]:
+        records = [self.pods.get(key) for key in sorted(self.pods_of.get(function_key, ()))]
+        return [record.facts for record in records if record is not None]
+
+    def put_pod(self, key: str, record: PodRecord) -> None:
+        self.pods.put(key, record)
+        self.pods_of.setdefault(names.function_key(record.facts.namespace, record.facts.function), set()).add(key)
+
+    def remove_pod(self, key: str) -> PodRecord | None:
+        record = self.pods.remove(key)
+        if record is not None:
+            self._forget_pod(key, record)
+        return record
+
+    def _forget_pod(self, key: str, record: PodRecord) -> None:
+        function = names.function_key(record.facts.namespace, record.facts.function)
+        pods = self.pods_of.get(function)
+        if pods is not None:
+            pods.discard(key)
+            if not pods:
+                del self.pods_of[function]
+
+    def reindex_pods(self) -> None:
+        """After a relist: which pods are whose, from scratch."""
+        self.pods_of.clear()
+        for key in self.pods:
+            record = self.pods.get(key)
+            if record is not None:
+                function = names.function_key(record.facts.namespace, record.facts.function)
+                self.pods_of.setdefault(function, set()).add(key)
+
+    def refer(self, function_key: str, config_maps: Iterable[str]) -> None:
+        """Say which ConfigMaps a Function uses, so that their changes reach it."""
+        new = frozenset(config_maps)
+        old = self._references.get(function_key, frozenset())
+        for key in old - new:
+            users = self.users_of.get(key, set())
+            users.discard(function_key)
+            if not users:
+                self.users_of.pop(key, None)
+        for key in new - old:
+            self.users_of.setdefault(key, set()).add(function_key)
+        if new:
+            self._references[function_key] = new
+        else:
+            self._references.pop(function_key, None)
+
+
+def object_key(raw: Raw) -> str:
+    return f"{raw['metadata'].get('namespace', '')}/{raw['metadata']['name']}"
+
+
+def deployment_function_key(raw: Raw) -> str | None:
+    """The key of the Function that a Deployment is for, by its label and its name; None if it is no function's."""
+    metadata = raw["metadata"]
+    name = metadata.get("labels", {}).get(names.LABEL_FUNCTION, "")
+    if not name or metadata["name"] != names.deployment_name(name):
+        return None
+    return names.function_key(metadata["namespace"], name)
+
+
+def function_record(raw: Raw) -> FunctionRecord:
+    metadata = raw["metadata"]
+    function: Function | None = None
+    invalid = ""
+    try:
+        function = Function.model_validate(
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "metadata": {key: metadata[key] for key in ("name", "namespace", "uid", "generation")},
+                "spec": raw.get("spec"),
+            }
+        )
+    except ValidationError as error:
+        invalid = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'spec'}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors(include_url=False, include_input=False)[:5]
+        )
+    return FunctionRecord(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        resource_version=resource_version(raw),
+        deleting="deletionTimestamp" in metadata,
+        function=function,
+        status=_status(raw.get("status") or {}),
+        invalid=invalid,
+    )
+
+
+def _status(raw: Raw) -> FunctionStatus:
+    """What can be read of a status; somebody may have edited it by hand."""
+    try:
+        return FunctionStatus.model_validate(raw)
+    except ValidationError:
+        conditions = []
+        for entry in raw.get("conditions", []) if isinstance(raw.get("conditions"), list) else []:
+            try:
+                conditions.append(Condition.model_validate(entry))
+            except ValidationError:
+                continue
+        return FunctionStatus(conditions=conditions)
+
+
+def config_map_facts(raw: Raw) -> ConfigMapFacts:
+    data, binary = raw.get("data") or {}, raw.get("binaryData") or {}
+    text = json.dumps([data, binary], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return ConfigMapFacts(
+        resource_version=resource_version(raw),
+        digest=hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
+        keys=frozenset(data) | frozenset(binary),
+    )
+
+
+def deployment_record(raw: Raw) -> DeploymentFacts:
+    return deployment_facts(raw)
+
+
+def pod_record(raw: Raw) -> PodRecord:
+    return PodRecord(resource_version=resource_version(raw), facts=pod_facts(raw))

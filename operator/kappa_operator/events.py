@@ -1,0 +1,115 @@
+"""Kubernetes Events on Functions, when their state changes: for `kubectl describe function`. Best effort, never in the way."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import aiohttp
+
+from kappa_core import names
+from kappa_core.function import Condition, FunctionStatus
+from kappa_core.reasons import ConditionType
+from kappa_operator import paths
+from kappa_operator.cache import FunctionRecord
+from kappa_operator.client import ApiError, Json, NotLeader
+
+log = logging.getLogger(__name__)
+
+CONTROLLER: Final = f"{names.GROUP}/operator"
+NOTE_LIMIT: Final = 1000
+"""The API takes 1 KiB."""
+QUIET_SECONDS: Final = 600.0
+"""The same event about the same Function is told once in this time."""
+REMEMBERED: Final = 2000
+QUEUE_LIMIT: Final = 500
+PER_SECOND: Final = 20.0
+
+
+class EventApi(Protocol):
+    async def create(self, path: str, body: Json) -> Json: ...
+
+
+class EventRecorder:
+    def __init__(self, api: EventApi, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._instance = instance
+        self._clock = clock
+        self._queue: deque[Json] = deque(maxlen=QUEUE_LIMIT)
+        self._wake = asyncio.Event()
+        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+
+    def status_changed(self, record: FunctionRecord, old: FunctionStatus, new: FunctionStatus) -> None:
+        """Tell what is worth telling between two statuses of a Function."""
+        before, after = _ready(old), _ready(new)
+        if after is None:
+            return
+        if after.status == "False":
+            if before is None or (before.status, before.reason, before.message) != (
+                "False",
+                after.reason,
+                after.message,
+            ):
+                self._tell(record, "Warning", after.reason, after.message)
+        elif before is None:
+            self._tell(record, "Normal", "Deployed", f"Deployment {names.deployment_name(record.name)} applied.")
+        elif before.status == "False":
+            self._tell(record, "Normal", "Recovered", f"The function can be invoked again (it was: {before.reason}).")
+        elif old.observed_generation != new.observed_generation:
+            self._tell(record, "Normal", "Updated", f"Generation {new.observed_generation} applied.")
+
+    async def run(self) -> None:
+        """Write what is queued, at a bounded rate, until cancelled."""
+        while True:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            event = self._queue.popleft()
+            try:
+                await self._api.create(paths.collection(paths.EVENTS, event["metadata"]["namespace"]), event)
+            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+                log.info("cannot write an Event", extra={"reason": event["reason"], "error": str(error)})
+            except NotLeader:
+                return
+            await asyncio.sleep(1 / PER_SECOND)
+
+    def _tell(self, record: FunctionRecord, kind: str, reason: str, note: str) -> None:
+        key = (record.uid, reason, note)
+        now = self._clock()
+        told = self._told.get(key)
+        if told is not None and now - told < QUIET_SECONDS:
+            return
+        self._told[key] = now
+        self._told.move_to_end(key)
+        if len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+        self._queue.append(
+            {
+                "apiVersion": "events.k8s.io/v1",
+                "kind": "Event",
+                "metadata": {"generateName": f"{record.name[:50]}-", "namespace": record.namespace},
+                "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                "reportingController": CONTROLLER,
+                "reportingInstance": self._instance[:128],
+                "action": "Reconcile",
+                "reason": reason,
+                "note": note.encode()[:NOTE_LIMIT].decode(errors="ignore"),
+                "type": kind,
+                "regarding": {
+                    "apiVersion": names.API_VERSION,
+                    "kind": names.KIND,
+                    "namespace": record.namespace,
+                    "name": record.name,
+                    "uid": record.uid,
+                    "resourceVersion": str(record.resource_version),
+                },
+            }
+        )
+        self._wake.set()
+
+
+def _ready(status: FunctionStatus) -> Condition | None:
+    return next((condition for condition in status.conditions if condition.type == ConditionType.READY), None)

@@ -1,0 +1,32 @@
+"""The API calls of the parts that only need one or two of them."""
+
+from kappa_core import names
+from kappa_core.observed import PodFacts, resource_version
+from kappa_operator import paths
+from kappa_operator.client import Api, ApiError
+
+SCALER: str = "kappa-scaler"
+"""The field manager of replicas: a write through /scale takes them from the operator's apply."""
+
+
+class KubeScaleApi:
+    """`scaler.ScaleApi` on the real API."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def scale(self, key: str, replicas: int) -> int | None:
+        namespace, _, name = key.partition("/")
+        path = paths.item(paths.DEPLOYMENTS, namespace, names.deployment_name(name), "scale")
+        try:
+            answer = await self._api.merge_patch(path, {"spec": {"replicas": replicas}}, field_manager=SCALER)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return resource_version(answer)
+
+    async def set_deletion_cost(self, pod: PodFacts, cost: int) -> None:
+        path = paths.item(paths.PODS, pod.namespace, pod.name)
+        annotations = {names.ANNOTATION_DELETION_COST: str(cost)}
+        await self._api.merge_patch(path, {"metadata": {"annotations": annotations}}, field_manager=SCALER)

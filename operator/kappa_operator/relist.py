@@ -1,0 +1,62 @@
+"""Full lists of everything, at the start and every few minutes.
+
+After a 410 kopf lists anew without telling what was deleted meanwhile; this finds it. It also is the first sync: nothing
+is reconciled before every list was read once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kappa_core import names
+from kappa_operator import cache as facts
+from kappa_operator import paths
+from kappa_operator.cache import Cache, Raw, Store
+from kappa_operator.client import Api
+from kappa_operator.watch import CONFIG_MAPS, FUNCTION_PODS
+
+
+class Relister:
+    def __init__(self, api: Api, cache: Cache, namespaces: Sequence[str]) -> None:
+        self._api = api
+        self._cache = cache
+        self._namespaces: Sequence[str | None] = namespaces or [None]
+
+    async def relist(self) -> set[str]:
+        """Every Function's key there is or was: all of them are looked at again. Raises what the API raises."""
+        cache = self._cache
+        before = set(cache.functions)
+        # What Functions refer to first, so that nothing seems to be missing that is only not yet listed.
+        await self._list(paths.CONFIG_MAPS, cache.config_maps, facts.config_map_facts, fieldSelector=CONFIG_MAPS)
+        await self._list(
+            paths.DEPLOYMENTS,
+            cache.deployments,
+            facts.deployment_record,
+            facts.deployment_function_key,
+            labelSelector=FUNCTION_PODS,
+        )
+        await self._list(paths.PODS, cache.pods, facts.pod_record, labelSelector=FUNCTION_PODS)
+        cache.reindex_pods()
+        await self._list(paths.FUNCTIONS, cache.functions, facts.function_record)
+        return before | set(cache.functions)
+
+    async def _list(
+        self,
+        resource: str,
+        store: Store[Any],
+        reduce: Callable[[Raw], Any],
+        key_of: Callable[[Raw], str | None] = facts.object_key,
+        **query: str,
+    ) -> None:
+        store.begin_relist()
+        listed: dict[str, Any] = {}
+        for namespace in self._namespaces:
+            async for raw in self._api.list(paths.collection(resource, namespace), **query):
+                key = key_of(raw)
+                if key is not None:
+                    listed[key] = reduce(raw)
+        store.end_relist(listed)
+
+
+def function_key_of_pod(raw: Mapping[str, Any]) -> str:
+    metadata = raw["metadata"]
+    return names.function_key(metadata["namespace"], metadata["labels"][names.LABEL_FUNCTION])

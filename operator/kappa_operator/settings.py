@@ -1,0 +1,87 @@
+"""The operator's settings: environment variables with the prefix `KAPPA_OPERATOR_`, each a field below in capitals."""
+
+import os
+import socket
+from typing import Literal
+
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kappa_core import manifests, names
+
+
+class RuntimeSetting(BaseModel):
+    """A language runtime: `{"image": "kappa/runtime-python:dev", "pullPolicy": "IfNotPresent"}`."""
+
+    image: str = Field(min_length=1, description="The image that holds the runtime and the agent.")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, alias="pullPolicy", description="Its imagePullPolicy. Default: Kubernetes' own for its tag."
+    )
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="KAPPA_OPERATOR_", extra="ignore", frozen=True)
+
+    runtimes: dict[str, RuntimeSetting] = Field(
+        default_factory=dict,
+        description='Runtimes that Functions may name, JSON: {"python3.13": {"image": "kappa/runtime-python:dev"}}.',
+    )
+    agent_image: str = Field(
+        default="", description="The agent's image beside a user's Lambda image. Default: the first runtime's."
+    )
+    namespaces: list[str] = Field(
+        default_factory=list, description="JSON list of the namespaces to serve. Default: all of the cluster."
+    )
+    namespace: str = Field(default="kappa-system", description="The operator's own namespace: Lease and gateways.")
+    identity: str = Field(
+        default_factory=lambda: os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+        description="Who this replica is in the Lease. Default: the pod's name.",
+    )
+    gateway_url: str = Field(
+        default="http://kappa-gateway.kappa-system", description="Where users reach the gateway: status.url starts so."
+    )
+    gateways: list[str] = Field(
+        default_factory=list,
+        description="JSON list of demand stream base URLs, such as http://127.0.0.1:8081, for development. Default: the gateway pods of the own namespace.",
+    )
+    region: str = Field(default="us-east-1", description="The AWS region that functions see.")
+    account: str = Field(default="000000000000", description="The AWS account id in functions' ARNs.")
+
+    host: str = Field(default="0.0.0.0", description="The address that health and metrics listen on.")  # noqa: S104
+    port: int = Field(
+        default=names.OPERATOR_PORT, ge=0, le=65535, description="Their port; 0 takes a free one and logs it."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_format: Literal["json", "text"] = Field(default="json", description="json, or text for a terminal.")
+
+    workers: int = Field(default=8, ge=1, le=64, description="Functions reconciled at the same time.")
+    resync_interval: float = Field(default=300.0, gt=0, description="Seconds between full re-lists.")
+    verify_concurrency: int = Field(
+        default=2,
+        ge=0,
+        le=100,
+        description="How many new pod templates are tried at the same time, each with one pod; 0 tries none.",
+    )
+    verify_timeout: float = Field(default=60.0, gt=0, description="Seconds that such a try may take.")
+
+    lease_name: str = Field(default="kappa-operator", description="The Lease's name.")
+    lease_duration: float = Field(default=10.0, gt=0, description="Seconds after which a silent leader is replaced.")
+    renew_deadline: float = Field(
+        default=7.0, gt=0, description="Seconds without a renewal after which the leader gives up."
+    )
+    retry_period: float = Field(default=1.5, gt=0, description="Seconds between tries to get or renew the Lease.")
+
+    demand_timeout: float = Field(
+        default=5.0, gt=0, description="Seconds of silence after which a gateway's demand stream counts as broken."
+    )
+
+    def platform(self) -> manifests.Platform:
+        return manifests.Platform(
+            runtimes={
+                name: manifests.RuntimeImage(image=runtime.image, pull_policy=runtime.pull_policy)
+                for name, runtime in self.runtimes.items()
+            },
+            agent=manifests.RuntimeImage(image=self.agent_image) if self.agent_image else None,
+            region=self.region,
+            account=self.account,
+        )

@@ -1,0 +1,135 @@
+"""kopf's part: it watches, and each event only updates the cache and puts a Function's key on the work queue.
+
+Only `on.event` handlers: no finalizers, no annotations, no state of kopf's on anybody's objects.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import kopf
+from kopf import ConnectionInfo, OperatorRegistry, OperatorSettings
+
+from kappa_core import names
+from kappa_operator import cache as facts
+from kappa_operator.cache import Cache
+from kappa_operator.client import Api
+
+log = logging.getLogger(__name__)
+
+FUNCTION_PODS: Final = f"{names.LABEL_FUNCTION},{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+CONFIG_MAPS: Final = "metadata.name!=kube-root-ca.crt"
+"""Every namespace has that one, and no function uses it."""
+
+
+class Watcher:
+    """Feeds `cache` and `enqueue` with what kopf sees."""
+
+    def __init__(self, cache: Cache, enqueue: Callable[[str], None]) -> None:
+        self._cache = cache
+        self._enqueue = enqueue
+
+    def function(self, raw: Mapping[str, Any], *, gone: bool) -> None:
+        key = facts.object_key(raw)
+        if gone:
+            known = self._cache.functions.get(key)
+            if known is None or known.uid == raw["metadata"].get("uid"):
+                self._cache.functions.remove(key)
+        elif not self._cache.functions.put(key, facts.function_record(raw)):
+            return
+        self._enqueue(key)
+
+    def deployment(self, raw: Mapping[str, Any], *, gone: bool) -> None:
+        key = facts.deployment_function_key(raw)
+        if key is None:
+            return
+        if gone:
+            known = self._cache.deployments.get(key)
+            if known is not None and known.uid != raw["metadata"].get("uid"):
+                return
+            self._cache.deployments.remove(key)
+        elif not self._cache.deployments.put(key, facts.deployment_record(raw)):
+            return
+        self._enqueue(key)
+
+    def pod(self, raw: Mapping[str, Any], *, gone: bool) -> None:
+        key = facts.object_key(raw)
+        record = facts.pod_record(raw)
+        if gone:
+            self._cache.remove_pod(key)
+        else:
+            self._cache.put_pod(key, record)
+        self._enqueue(names.function_key(record.facts.namespace, record.facts.function))
+
+    def config_map(self, raw: Mapping[str, Any], *, gone: bool) -> None:
+        key = facts.object_key(raw)
+        if gone:
+            self._cache.config_maps.remove(key)
+        else:
+            self._cache.config_maps.put(key, facts.config_map_facts(raw))
+        for user in list(self._cache.users_of.get(key, ())):
+            self._enqueue(user)
+
+
+def registry(watcher: Watcher, api: Api) -> OperatorRegistry:
+    """kopf's handlers, in a registry of their own."""
+    handlers = kopf.OperatorRegistry()
+
+    async def login(**_: Any) -> ConnectionInfo:
+        return await connection_info(api)
+
+    def handle(resource: tuple[str, str, str], take: Callable[..., None]) -> None:
+        async def handler(event: Mapping[str, Any], **_: Any) -> None:
+            try:
+                take(event["object"], gone=event["type"] == "DELETED")
+            except Exception:
+                # A single object that cannot be read must not stop the watch.
+                log.exception("cannot read an object", extra={"object": facts.object_key(event["object"])})
+
+        kopf.on.event(*resource, registry=handlers, id=take.__name__)(handler)
+
+    kopf.on.login(registry=handlers, id="login")(login)
+    handle((names.GROUP, names.VERSION, names.PLURAL), watcher.function)
+    handle(("apps", "v1", "deployments"), watcher.deployment)
+    handle(("", "v1", "pods"), watcher.pod)
+    handle(("", "v1", "configmaps"), watcher.config_map)
+    return handlers
+
+
+def settings() -> OperatorSettings:
+    """kopf, cut down to watching."""
+    options = kopf.OperatorSettings()
+    options.posting.enabled = False
+    options.peering.standalone = True
+    # Neither namespaces nor CRDs are watched: no right to do so is needed.
+    options.scanning.disabled = True
+    options.process.ultimate_exiting_timeout = None
+    options.watching.server_timeout = 290
+    options.watching.client_timeout = 310
+    options.watching.connect_timeout = 10
+    options.watching.reconnect_backoff = 0.1
+    options.watching.chunk_size = 250
+    options.watching.label_selectors["deployments"] = FUNCTION_PODS
+    options.watching.label_selectors["pods"] = FUNCTION_PODS
+    options.watching.field_selectors["configmaps"] = CONFIG_MAPS
+    options.networking.request_timeout = 30
+    # A task per object lives this long after its last event.
+    options.queueing.idle_timeout = 0.5
+    options.queueing.exit_timeout = 0.5
+    return options
+
+
+async def connection_info(api: Api) -> ConnectionInfo:
+    """kopf's credentials, from the same configuration as the operator's own client."""
+    configuration = api.configuration
+    header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+    scheme, _, token = (header or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
