@@ -49,7 +49,8 @@ class Model(BaseModel):
     @classmethod
     def _drop_nulls(cls, value: Any) -> Any:
         if isinstance(value, dict) and None in value.values():
-            return {key: part for key, part in value.items() if part is not None}
+            known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+            return {key: part for key, part in value.items() if part is not None or key not in known}
         return value
 
     @model_validator(mode="after")
@@ -75,6 +76,10 @@ def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _without_nulls(value: Any) -> Any:
+    return {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
+
+
 Duration = Annotated[str, StringConstraints(pattern=DURATION_PATTERN, max_length=32)]
 Quantity = Annotated[
     str,
@@ -87,7 +92,7 @@ ConfigKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_l
 """A key of a Secret or ConfigMap."""
 KubernetesObject = dict[str, Any]
 """A part of Kubernetes' own API that is passed on as it is (`x-kubernetes-preserve-unknown-fields`)."""
-StringMap = Annotated[dict[str, str], Field(max_length=64)]
+StringMap = Annotated[dict[str, str], Field(max_length=64), BeforeValidator(_without_nulls)]
 """Labels and the like."""
 
 
