@@ -17,9 +17,13 @@ def main() -> int:
         print(f"the gateway's settings cannot be read: {error}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return 2
     logs.configure(settings.log_level, settings.log_style)
-    from kappa_gateway.kubernetes import KubernetesBackend
+    from kappa_gateway.kubernetes import KubernetesBackend, NoCluster
 
-    uvloop.run(serve(settings, KubernetesBackend(settings)))
+    try:
+        uvloop.run(serve(settings, KubernetesBackend(settings.namespaces)))
+    except (NoCluster, OSError) as error:
+        print(f"the gateway cannot start: {error}", file=sys.stderr)  # noqa: T201 - for a person, as above
+        return 1
     return 0
 
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import click
 import typer
 
 from kappa_core.durations import parse_duration
@@ -32,20 +31,10 @@ local = typer.Typer(
 app.add_typer(local, name="local")
 
 
-def run() -> int:
-    try:
-        result = app(standalone_mode=False, prog_name="kappa")
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    return result if isinstance(result, int) else 0
+def run() -> NoReturn:
+    """Ends the process, with the command's exit status."""
+    app(prog_name="kappa")
+    raise SystemExit(0)
 
 
 def _duration(text: str) -> float:
@@ -59,7 +48,7 @@ def _duration(text: str) -> float:
 def local_up(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="Manifests, or folders that are searched for them.", show_default=False),
+        typer.Argument(metavar="PATH", help="Manifests, or folders that are searched for them.", show_default=False),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
@@ -84,9 +73,9 @@ def local_up(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the gateway's own log too.")] = False,
 ) -> None:
-    """Serve the Functions in files, with the same gateway, runtime and scaling as in a cluster.
+    """Serve the Functions in files, without a cluster.
 
-    ConfigMaps and Secrets that they use are read from the same files; the code of a ConfigMap may also be a folder of
+    Gateway, runtime, scaling and cold starts are those of a cluster; pods are processes of this machine. ConfigMaps and Secrets that they use are read from the same files; the code of a ConfigMap may also be a folder of
     its name beside the manifest. Saved changes are served at once. Ctrl-C stops everything.
     """
     from kappa_gateway.local.up import CannotStart, Options, up

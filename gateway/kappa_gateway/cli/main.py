@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """The process's exit status; `app` lists them."""
+    """Ends the process, with the status that `app` lists."""
     try:
         from kappa_gateway.cli.app import run
     except ModuleNotFoundError as error:
@@ -12,7 +12,7 @@ def main() -> int:
             raise
         print(missing(error.name or "a package"), file=sys.stderr)
         return 1
-    return run()
+    run()
 
 
 def missing(package: str) -> str:

@@ -4,6 +4,7 @@
 and tells the sink the difference; `reduction` makes a `backend.Pod` of a pod's JSON; `api` is the connection.
 """
 
+from kappa_gateway.kubernetes.api import NoCluster
 from kappa_gateway.kubernetes.backend import KubernetesBackend
 
-__all__ = ["KubernetesBackend"]
+__all__ = ["KubernetesBackend", "NoCluster"]
