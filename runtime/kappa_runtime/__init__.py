@@ -1,0 +1,20 @@
+"""The agent: PID 1 of a function's pod.
+
+It serves invocations to the gateway and the Lambda Runtime API to the runtime processes, enforces the timeout and the
+concurrency limit, captures logs and drains. `python -m kappa_runtime` starts it with a `kappa_core.agent_config.AgentConfig`
+from the environment; `-I` beside `-m` keeps a function's own PYTHON* variables from the agent.
+
+| module | does |
+| --- | --- |
+| `launch` | what must not wait for imports: sockets, code, the first runtime process |
+| `environment` | the runtime process's command and variables |
+| `code`, `archive` | code into the task root |
+| `agent` | accepts, queues and answers invocations; readiness; draining |
+| `process` | one runtime process: its states, its timeout, its output |
+| `runtime_api` | the Lambda Runtime API, to the runtime process |
+| `server` | HTTP to the gateway |
+| `http_protocol` | what both have in common |
+| `output` | the container log, without ever blocking |
+| `logs`, `errors` | Lambda's log lines and error JSON |
+| `sidecar` | a runtime process in another container |
+"""

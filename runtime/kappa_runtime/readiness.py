@@ -1,0 +1,72 @@
+"""Whether the pod can take invocations, and who waits to hear it."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from kappa_core import wire
+
+if TYPE_CHECKING:
+    from kappa_runtime.server import AgentProtocol
+
+
+class Readiness:
+    """`READY_PATH`: initializing until a runtime process asks for work or its start fails, then ready or init_failed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.state = wire.INITIALIZING
+        self.init_error: dict[str, object] | None = None
+        self._init_ms = 0.0
+        self._loop = loop
+        self._waiting: dict[AgentProtocol, asyncio.TimerHandle] = {}
+
+    def ready(self, init_ms: float) -> None:
+        if self.state == wire.DRAINING:
+            return
+        self.state = wire.READY
+        self.init_error = None
+        self._init_ms = init_ms
+        self._tell()
+
+    def failed(self, error: dict[str, object]) -> None:
+        if self.state == wire.DRAINING:
+            return
+        self.state = wire.INIT_FAILED
+        self.init_error = error
+        self._tell()
+
+    def draining(self) -> None:
+        self.state = wire.DRAINING
+        self._tell()
+
+    def answer(self, caller: "AgentProtocol", wait: float) -> None:
+        """Answer a request now, or when it is known and at most `wait` seconds later."""
+        if self.state == wire.INITIALIZING and wait > 0:
+            self._waiting[caller] = self._loop.call_later(wait, self._expire, caller)
+        else:
+            self._send(caller)
+
+    def forget(self, caller: "AgentProtocol") -> None:
+        timer = self._waiting.pop(caller, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _expire(self, caller: "AgentProtocol") -> None:
+        self._waiting.pop(caller, None)
+        self._send(caller)
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for caller, timer in waiting.items():
+            timer.cancel()
+            self._send(caller)
+
+    def _send(self, caller: "AgentProtocol") -> None:
+        if self.state == wire.READY:
+            caller.respond_json(200, b'{"state": "ready", "initDurationMs": %.1f}' % self._init_ms)
+            return
+        import json
+
+        body: dict[str, object] = {"state": self.state}
+        if self.state == wire.INIT_FAILED and self.init_error is not None:
+            body |= self.init_error
+        caller.respond_json(503, json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace"))
