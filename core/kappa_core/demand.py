@@ -6,6 +6,7 @@ an invocation in flight or waiting since the last full report; a function that i
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,7 +50,7 @@ def decode(line: bytes | str) -> DemandReport:
             full=bool(raw["full"]),
             functions=tuple(_function(entry) for entry in raw["functions"]),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a demand report: {error!r} in {line[:200]!r}") from error
 
 
@@ -57,12 +58,25 @@ def _function(entry: Any) -> FunctionDemand:
     return FunctionDemand(
         namespace=str(entry["namespace"]),
         name=str(entry["name"]),
-        in_flight=int(entry.get("in_flight", 0)),
-        waiting=int(entry.get("waiting", 0)),
-        mean_duration=float(entry.get("mean_duration", 0.0)),
-        cold_start=float(entry.get("cold_start", 0.0)),
-        pods={str(pod): int(count) for pod, count in entry.get("pods", {}).items()},
+        in_flight=_count(entry.get("in_flight", 0)),
+        waiting=_count(entry.get("waiting", 0)),
+        mean_duration=_seconds(entry.get("mean_duration", 0.0)),
+        cold_start=_seconds(entry.get("cold_start", 0.0)),
+        pods={str(pod): _count(count) for pod, count in entry.get("pods", {}).items()},
     )
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    # JSON as Python reads it has NaN and Infinity, with which scaling could not reckon
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is no time in seconds")
+    return float(value)
 
 
 def merge(demands: list[FunctionDemand]) -> FunctionDemand:
