@@ -62,15 +62,17 @@ images:  ## build the images operator, gateway and runtime-python (BUILDER=docke
 	    --build-arg VERSION=$(TAG) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" . || exit 1; \
 	done
 
-# Each deploy rolls the pods, for a tag such as dev names another image after every build.
+# Each deploy rolls the pods, for a tag such as dev names another image after every build. A CRD that was applied by hand
+# is taken over (with Helm 4 that also needs --force-conflicts, which Helm 3 does not know).
 deploy:  ## install the chart with these images into the cluster of KUBECONFIG, and wait until it is ready
 	@command -v helm >/dev/null || { echo "make deploy needs helm: https://helm.sh/docs/intro/install/" >&2; exit 1; }
-	@helm upgrade --install kappa charts/kappa --namespace kappa-system --create-namespace --take-ownership \
+	@now=$$(date +%s); helm upgrade --install kappa charts/kappa --namespace kappa-system --create-namespace \
+	  --take-ownership $$(helm upgrade --help | grep -o -m 1 -e --force-conflicts) \
 	  --set-string image.registry=$(REGISTRY),image.tag=$(TAG) \
-	  --set-string operator.podAnnotations.deployed=$$(date +%s),gateway.podAnnotations.deployed=$$(date +%s) \
+	  --set-string operator.podAnnotations.deployed=$$now,gateway.podAnnotations.deployed=$$now \
 	  $(HELM_ARGS) --wait --timeout 3m || { \
-	    echo "Kappa is not ready. What its pods say:" >&2; \
-	    kubectl --namespace kappa-system get pods,events --sort-by=.metadata.creationTimestamp >&2; exit 1; }
+	    echo "Kappa is not ready. What is said about its pods:" >&2; \
+	    kubectl --namespace kappa-system get pods >&2; kubectl --namespace kappa-system events >&2; exit 1; }
 
 test-cluster: $(VENV)/.dev  ## the tests that need a Kubernetes cluster (KUBECONFIG) with the images, and helm
 	@KAPPA_TEST_REGISTRY=$(REGISTRY) KAPPA_TEST_TAG=$(TAG) $(BIN)/pytest -m 'cluster or helm'

@@ -173,4 +173,6 @@ async def load_configuration() -> Configuration:
         load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except ConfigException:
         await load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    # Python 3.13's X509_STRICT refuses CAs without a key usage, which many clusters have and every other client takes.
+    configuration.disable_strict_ssl_verification = True
     return configuration

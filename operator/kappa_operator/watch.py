@@ -4,6 +4,7 @@ Only `on.event` handlers: no finalizers, no annotations, no state of kopf's on a
 """
 
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -119,12 +120,21 @@ def settings() -> OperatorSettings:
     return options
 
 
+class Connection(ConnectionInfo):
+    """kopf's credentials, verified as the operator's own client does: without Python 3.13's X509_STRICT."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        context = super().as_ssl_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
 async def connection_info(api: Api) -> ConnectionInfo:
     """kopf's credentials, from the same configuration as the operator's own client."""
     configuration = api.configuration
     header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
     scheme, _, token = (header or "").partition(" ")
-    return kopf.ConnectionInfo(
+    return Connection(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
         insecure=not configuration.verify_ssl,

@@ -19,9 +19,9 @@
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch]
-- apiGroups: [""]
+- apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}
 
 {{/* What the operator may do in its own namespace. */}}
@@ -32,7 +32,7 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [{{ include "kappa.fullname" . }}-operator]
-  verbs: [get, update, patch]
+  verbs: [get, update]
 - apiGroups: [""]
   resources: [pods]
   # the gateways, for their demand streams

@@ -151,6 +151,8 @@ async def _configuration(kubeconfig: str | None) -> Configuration:
     except (config.ConfigException, OSError, ValueError, YAMLError) as error:
         where = path or ("the pod's service account" if os.environ.get("KUBERNETES_SERVICE_HOST") else str(default))
         raise NoCluster(f"the Kubernetes configuration of {where} cannot be used: {error}") from error
+    # Python 3.13's X509_STRICT refuses CAs without a key usage, which many clusters have and every other client takes.
+    configuration.disable_strict_ssl_verification = True
     configuration.connection_pool_maxsize = 0  # each watch holds a connection; their number is ours to bound
     return configuration
 
