@@ -1,0 +1,393 @@
+"""The Kubernetes backend against an API server that does what real ones do on bad days."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import eventually
+
+from kappa_core import names
+from kappa_gateway.kubernetes import KubernetesBackend, NoCluster
+
+Make = Callable[..., dict[str, Any]]
+
+
+async def test_what_is_there_at_the_start_comes_as_one_list(
+    api_server: Any, follow: Any, make_function: Make, make_pod: Make
+) -> None:
+    api_server.put(make_function("hello"))
+    api_server.put(make_pod("a", ip="10.0.0.1"))
+    followed = follow()
+    await followed.synced()
+    assert set(followed.sink.functions) == {("default", "hello")}
+    assert followed.sink.pods[("default", "a")].host == "10.0.0.1"
+    assert followed.sink.calls == 0
+
+
+async def test_pods_are_asked_for_by_label_and_watched_with_bookmarks(api_server: Any, follow: Any) -> None:
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    assert watch.query["labelSelector"] == names.LABEL_FUNCTION
+    assert watch.query["allowWatchBookmarks"] == "true"
+    assert int(watch.query["timeoutSeconds"]) > 0
+    assert watch.query["resourceVersion"] == str(api_server.version)
+
+
+async def test_changes_come_as_they_happen(api_server: Any, follow: Any, make_function: Make, make_pod: Make) -> None:
+    followed = follow()
+    await followed.synced()
+    pods, functions = await api_server.watch("pods"), await api_server.watch("functions")
+    await pods.send("ADDED", api_server.put(make_pod("a")))
+    await followed.sink.until(lambda s: s.pods, "the new pod")
+    assert followed.sink.pods[("default", "a")].host is None
+    await pods.send("MODIFIED", api_server.put(make_pod("a", ip="10.0.0.7")))
+    await followed.sink.until(lambda s: s.pods[("default", "a")].host == "10.0.0.7", "its address")
+    await pods.send("DELETED", api_server.delete(make_pod("a")))
+    await followed.sink.until(lambda s: not s.pods, "its end")
+    await functions.send("ADDED", api_server.put(make_function("hello", timeout="3s")))
+    await followed.sink.until(lambda s: s.functions, "the new function")
+    await functions.send("DELETED", api_server.delete(make_function("hello")))
+    await followed.sink.until(lambda s: not s.functions, "the function's end")
+
+
+async def test_an_event_that_changes_nothing_is_not_passed_on(api_server: Any, follow: Any, make_pod: Make) -> None:
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    await watch.send("ADDED", api_server.put(make_pod("a", ip="10.0.0.1")))
+    for _ in range(3):
+        await watch.send("MODIFIED", api_server.put(make_pod("a", ip="10.0.0.1", reason="unread")))
+    await watch.send("ADDED", api_server.put(make_pod("b")))
+    await followed.sink.until(lambda s: ("default", "b") in s.pods, "the pod after it")
+    assert followed.sink.calls == 2
+
+
+async def test_a_pod_that_ended_by_itself_is_gone(api_server: Any, follow: Any, make_pod: Make) -> None:
+    api_server.put(make_pod("old", ip="10.0.0.2", phase="Failed"))
+    followed = follow()
+    await followed.synced()
+    assert followed.sink.pods == {}
+    watch = await api_server.watch("pods")
+    await watch.send("ADDED", api_server.put(make_pod("a", ip="10.0.0.1")))
+    await followed.sink.until(lambda s: s.pods, "the pod")
+    await watch.send("MODIFIED", api_server.put(make_pod("a", ip="10.0.0.1", phase="Failed")))
+    await followed.sink.until(lambda s: not s.pods, "the evicted pod's end")
+
+
+async def test_a_long_list_comes_in_pages(api_server: Any, follow: Any, make_pod: Make) -> None:
+    for number in range(600):
+        api_server.put(make_pod(f"p{number}"))
+    followed = follow()
+    await followed.synced()
+    assert len(followed.sink.pods) == 600
+    pages = [query for resource, _, query in api_server.lists if resource == "pods"]
+    assert len(pages) == 3
+    assert all(page["labelSelector"] == names.LABEL_FUNCTION for page in pages)
+
+
+async def test_a_list_whose_snapshot_expires_between_pages_begins_anew(
+    api_server: Any, follow: Any, make_pod: Make
+) -> None:
+    for number in range(300):
+        api_server.put(make_pod(f"p{number}"))
+    failed = []
+
+    def expire_once(resource: str, query: dict[str, str]) -> Any:
+        if resource == "pods" and query.get("continue") and not failed:
+            failed.append(query)
+            return 410, {"message": "the provided continue parameter is too old"}, {}
+        return None
+
+    api_server.fail = expire_once
+    followed = follow()
+    await followed.synced()
+    assert failed
+    assert len(followed.sink.pods) == 300
+
+
+@pytest.mark.parametrize("how", ["event", "status"])
+async def test_410_makes_a_new_list_and_what_went_unseen_is_gone(
+    api_server: Any, follow: Any, make_pod: Make, how: str
+) -> None:
+    api_server.put(make_pod("a"))
+    api_server.put(make_pod("b"))
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    api_server.delete(make_pod("a"))
+    api_server.put(make_pod("c"))
+    if how == "event":
+        await watch.send("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
+    else:
+        api_server.fail = lambda r, q: (410, {"message": "too old"}, {}) if q.get("watch") and r == "pods" else None
+        watch.cut()
+    await followed.sink.until(lambda s: set(s.pods) == {("default", "b"), ("default", "c")}, "the new list")
+    api_server.fail = lambda r, q: None
+    watch.end()
+    again = await api_server.watch("pods", after=watch)
+    await again.send("ADDED", api_server.put(make_pod("d")))
+    await followed.sink.until(lambda s: ("default", "d") in s.pods, "the first event after it")
+
+
+async def test_a_cut_connection_goes_on_from_the_last_event(api_server: Any, follow: Any, make_pod: Make) -> None:
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    await watch.send("ADDED", api_server.put(make_pod("a")))
+    await followed.sink.until(lambda s: s.pods, "the pod")
+    lists = len(api_server.lists)
+    watch.cut()
+    again = await api_server.watch("pods", after=watch)
+    assert again.query["resourceVersion"] == str(api_server.version)
+    assert len(api_server.lists) == lists, "a cut connection needs no new list"
+    await again.send("DELETED", api_server.delete(make_pod("a")))
+    await followed.sink.until(lambda s: not s.pods, "the delete that happened meanwhile")
+
+
+async def test_a_bookmark_moves_the_place_to_go_on_from(api_server: Any, follow: Any) -> None:
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    await watch.send("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": "4711"}})
+    watch.end()
+    again = await api_server.watch("pods", after=watch)
+    assert again.query["resourceVersion"] == "4711"
+
+
+async def test_half_a_line_is_not_believed(api_server: Any, follow: Any, make_pod: Make) -> None:
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    raw = api_server.put(make_pod("a"))
+    line = json.dumps({"type": "ADDED", "object": raw}).encode()
+    await watch.write(line[: len(line) // 2])
+    watch.end()
+    again = await api_server.watch("pods", after=watch)
+    assert int(again.query["resourceVersion"]) < int(raw["metadata"]["resourceVersion"])
+    await again.send("ADDED", raw)
+    await followed.sink.until(lambda s: s.pods, "the pod, sent again")
+
+
+@pytest.mark.parametrize("garbage", [b"<html>502</html>\n", b"[1, 2]\n", b'{"type": "ADDED"}\n', b"\xff\xfe\n"])
+async def test_garbage_in_a_watch_is_survived(api_server: Any, follow: Any, make_pod: Make, garbage: bytes) -> None:
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    await watch.write(garbage)
+    again = await api_server.watch("pods", after=watch)
+    await again.send("ADDED", api_server.put(make_pod("a")))
+    await followed.sink.until(lambda s: s.pods, "the event after it")
+    assert not followed.task.done()
+
+
+async def test_an_event_split_over_packets_is_one_event(api_server: Any, follow: Any, make_pod: Make) -> None:
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    line = json.dumps({"type": "ADDED", "object": api_server.put(make_pod("a"))}).encode() + b"\n"
+    for part in (line[:10], line[10:50], line[50:]):
+        await watch.write(part)
+        await asyncio.sleep(0.01)
+    await followed.sink.until(lambda s: s.pods, "the pod")
+
+
+async def test_a_watch_that_falls_silent_is_made_anew(api_server: Any, follow: Any, make_pod: Make) -> None:
+    followed = follow(silence=0.3)
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    again = await eventually(
+        lambda: next((w for w in api_server.watches if w.resource == "pods" and w is not watch), None), "another watch"
+    )
+    await again.send("ADDED", api_server.put(make_pod("a")))
+    await followed.sink.until(lambda s: s.pods, "an event on the new watch")
+
+
+async def test_a_function_that_cannot_be_read_stops_nothing(
+    api_server: Any, follow: Any, make_function: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = make_function("bad", timeout=["never"])
+    api_server.put(bad)
+    with caplog.at_level(logging.WARNING):
+        followed = follow()
+        await followed.synced()
+        assert followed.sink.functions == {}
+        watch = await api_server.watch("functions")
+        await watch.send("MODIFIED", api_server.put(bad))
+        await watch.send("ADDED", api_server.put(make_function("good")))
+        await followed.sink.until(lambda s: s.functions, "the sound function")
+    told = [record for record in caplog.records if "cannot read" in record.message]
+    assert len(told) == 1, "said once, not at every event"
+    assert "spec.timeout" in told[0].message
+
+
+async def test_a_function_that_becomes_unreadable_stays_as_it_was(
+    api_server: Any, follow: Any, make_function: Make
+) -> None:
+    api_server.put(make_function("hello", timeout="7s"))
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("functions")
+    await watch.send("MODIFIED", api_server.put(make_function("hello", timeout={"a": 1})))
+    await watch.send("ADDED", api_server.put(make_function("next")))
+    await followed.sink.until(lambda s: ("default", "next") in s.functions, "the event after it")
+    assert followed.sink.functions[("default", "hello")].spec.timeout == "7s"
+
+
+async def test_a_field_of_a_newer_crd_is_ignored(api_server: Any, follow: Any, make_function: Make) -> None:
+    api_server.put(make_function("hello", fromTheFuture={"a": 1}))
+    followed = follow()
+    await followed.synced()
+    assert ("default", "hello") in followed.sink.functions
+
+
+async def test_namespaces_are_followed_each_by_itself_and_listed_together(
+    api_server: Any, follow: Any, make_function: Make, make_pod: Make
+) -> None:
+    for namespace in ("a", "b", "other"):
+        api_server.put(make_function("hello", namespace))
+        api_server.put(make_pod("p", namespace))
+    followed = follow("a", "b")
+    await followed.synced()
+    assert set(followed.sink.functions) == {("a", "hello"), ("b", "hello")}
+    assert set(followed.sink.pods) == {("a", "p"), ("b", "p")}
+    assert followed.sink.replaced == {"functions": 1, "pods": 1}, "one list, when the last namespace is known"
+    await eventually(lambda: len(api_server.watching("pods")) == 2, "a watch of each namespace")
+    of_a = next(watch for watch in api_server.watching("pods") if watch.scope == "a")
+    api_server.delete(make_pod("p", "a"))
+    await of_a.send("ERROR", {"code": 410, "message": "too old"})
+    await followed.sink.until(lambda s: set(s.pods) == {("b", "p")}, "the new list of one namespace")
+
+
+async def test_a_refused_token_is_read_again(api_server: Any, follow: Any, kubeconfig: Any, make_pod: Make) -> None:
+    followed = follow()
+    await followed.synced()
+    kubeconfig(api_server.url, "second")
+    api_server.fail = lambda r, q: None if api_server.tokens[-1].endswith("second") else (401, {"message": "no"}, {})
+    (await api_server.watch("pods")).cut()
+    await eventually(lambda: api_server.tokens[-1].endswith("second"), "a request with the new token")
+    raw = api_server.put(make_pod("a"))
+    watch = await api_server.watch("pods")
+    await watch.send("ADDED", raw)
+    await followed.sink.until(lambda s: s.pods, "an event after that")
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
+async def test_refusals_are_retried_said_once_and_say_what_to_do(
+    api_server: Any, follow: Any, make_function: Make, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    refused = []
+
+    def refuse(resource: str, query: dict[str, str]) -> Any:
+        if resource == "functions" and len(refused) < 4:
+            refused.append(query)
+            return status, {"kind": "Status", "message": "not now"}, {}
+        return None
+
+    api_server.fail = refuse
+    api_server.put(make_function("hello"))
+    with caplog.at_level(logging.INFO):
+        followed = follow()
+        await followed.synced()
+    assert set(followed.sink.functions) == {("default", "hello")}
+    told = [record.message for record in caplog.records if "cannot follow" in record.message]
+    assert len(told) == 1
+    assert f"{status}: not now" in told[0]
+    if status == 403:
+        assert "ClusterRole" in told[0]
+    if status == 404:
+        assert "CustomResourceDefinition" in told[0]
+    assert any("again" in record.message for record in caplog.records if record.levelno == logging.INFO)
+
+
+async def test_what_the_server_asks_to_wait_is_waited(api_server: Any, follow: Any) -> None:
+    loop = asyncio.get_running_loop()
+    asked: list[float] = []
+
+    def busy_once(resource: str, query: dict[str, str]) -> Any:
+        if resource == "pods":
+            asked.append(loop.time())
+            if len(asked) == 1:
+                return 429, {"message": "too many requests"}, {"Retry-After": "1"}
+        return None
+
+    api_server.fail = busy_once
+    await follow().synced()
+    assert asked[1] - asked[0] >= 0.95
+
+
+async def test_a_watch_that_always_fails_ends_in_a_new_list(api_server: Any, follow: Any, make_pod: Make) -> None:
+    """A server restored from a backup does not know our resourceVersion, and answers 500 for ever."""
+    followed = follow()
+    await followed.synced()
+    watch = await api_server.watch("pods")
+    lists = len(api_server.lists)
+    api_server.put(make_pod("a"))
+    api_server.fail = lambda r, q: (
+        (500, {"message": "too large resource version"}, {})
+        if q.get("watch") and r == "pods" and len(api_server.lists) == lists
+        else None
+    )
+    watch.cut()
+    await followed.sink.until(lambda s: s.pods, "the pod, by a new list")
+
+
+async def test_a_server_that_is_down_is_waited_for(
+    api_server: Any, follow: Any, make_pod: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    await api_server.stop()
+    followed = follow()
+    with caplog.at_level(logging.WARNING):
+        await eventually(lambda: any("cannot follow" in r.message for r in caplog.records), "the warning")
+    assert followed.sink.replaced == {"functions": 0, "pods": 0}
+    api_server.put(make_pod("a"))
+    await api_server.start()
+    await followed.synced()
+    assert set(followed.sink.pods) == {("default", "a")}
+
+
+async def test_a_server_that_goes_away_takes_nothing_with_it(api_server: Any, follow: Any, make_pod: Make) -> None:
+    api_server.put(make_pod("a"))
+    followed = follow()
+    await followed.synced()
+    await api_server.watch("pods")
+    await api_server.stop()
+    api_server.delete(make_pod("a"))
+    api_server.put(make_pod("b"))
+    assert set(followed.sink.pods) == {("default", "a")}
+    await api_server.start()
+    # one that came back with its memory would send events; this one was restored: its watches know nothing
+    api_server.fail = lambda r, q: (410, {"message": "too old"}, {}) if q.get("watch") else None
+    await followed.sink.until(lambda s: set(s.pods) == {("default", "b")}, "what changed meanwhile")
+
+
+async def test_no_configuration_at_all_is_an_error_that_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_sink: Any
+) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(NoCluster, match="KUBECONFIG is not set"):
+        await KubernetesBackend().run(memory_sink)
+
+
+async def test_a_broken_kubeconfig_is_named(tmp_path: Path, memory_sink: Any) -> None:
+    broken = tmp_path / "kubeconfig"
+    broken.write_text("apiVersion: v1\nclusters: [")
+    with pytest.raises(NoCluster, match=str(broken)):
+        await KubernetesBackend(kubeconfig=str(broken)).run(memory_sink)
+
+
+async def test_cancelling_leaves_no_connection_open(api_server: Any, follow: Any) -> None:
+    followed = follow()
+    await followed.synced()
+    watches = [await api_server.watch("pods"), await api_server.watch("functions")]
+    followed.task.cancel()
+    await asyncio.gather(followed.task, return_exceptions=True)
+    for watch in watches:
+        async with asyncio.timeout(5):
+            await watch.ended.wait()
