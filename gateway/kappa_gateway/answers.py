@@ -10,6 +10,7 @@ from typing import Any, Final
 from kappa_core.errors import KappaError
 from kappa_core.names import function_key
 from kappa_gateway.exchange import ClientGone
+from kappa_gateway.upstream import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,27 @@ def new_request_id() -> str:
     _at = at + 16
     text = _pool[at : at + 16].hex()
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
+class BrokenAnswer(Exception):
+    """An answer broke off after its head was out: breaking the caller's connection is the only way left to say so."""
+
+    def __init__(self, reason: KappaError) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
+async def pass_body_on(send: Send, connection: Connection) -> None:
+    """The body of a pod's answer, as it comes and no faster than the caller takes it. Raises `BrokenAnswer`."""
+    try:
+        if connection.complete:
+            await send({"type": "http.response.body", "body": await connection.chunk() or b""})
+            return
+        while (chunk := await connection.chunk()) is not None:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except KappaError as error:
+        raise BrokenAnswer(error) from error
+    await send({"type": "http.response.body"})
 
 
 async def send_error(send: Send, error: KappaError, request_id: str, *, is_head: bool = False) -> None:

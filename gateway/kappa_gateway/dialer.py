@@ -58,8 +58,6 @@ class Dialer:
         self._tasks[pod] = task
         task.add_done_callback(lambda done: self._ended(pod, done))
 
-    redial = dial
-
     def stop(self, pod: PodState) -> None:
         task = self._tasks.get(pod)
         if task is not None:

@@ -21,7 +21,7 @@ from kappa_core.errors import (
 )
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_gateway.metrics import cold_start_phases
-from kappa_gateway.state import FunctionState, PodStatus, Ticket
+from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
 from kappa_gateway.upstream import FRESH, Connection
 
 if TYPE_CHECKING:
@@ -89,13 +89,10 @@ class Exchange(Ticket):
         gateway = self.gateway
         has_slot = gateway.dispatcher.acquire(self)
         while True:
-            if not has_slot:
-                await self._wait_for_slot()
-            if self.client_gone:
-                raise ClientGone
+            await self.slot(has_slot)
             connection = await self._connect(idempotent)
             if connection is None:
-                has_slot = gateway.dispatcher.unreachable(self)
+                has_slot = self.unreachable()
                 continue
             function = self.function
             self.sent = time.monotonic()
@@ -115,9 +112,9 @@ class Exchange(Ticket):
             if self._look_at_head(connection):
                 return connection
             draining = await self._read_refusal(connection)
-            has_slot = gateway.dispatcher.refused(self, draining=draining)
             if draining:
                 gateway.upstream.drop(connection.pool.pod)
+            has_slot = gateway.dispatcher.refused(self, draining=draining)
 
     def end(self, outcome: Outcome) -> None:
         """Give everything back and count. Idempotent."""
@@ -156,6 +153,22 @@ class Exchange(Ticket):
         if future is not None and not future.done():
             future.set_result(None)
 
+    async def slot(self, has_slot: bool) -> PodState:
+        """What follows `dispatcher.acquire` and its like, which told whether there is a slot: wait for it if not."""
+        if not has_slot:
+            await self._wait_for_slot()
+        if self.client_gone or self.pod is None:
+            raise ClientGone
+        return self.pod
+
+    def unreachable(self) -> bool:
+        """The pod took no connection: have it dialled, and take another one. As `dispatcher.acquire`."""
+        pod = self.pod
+        if self.client_gone or pod is None:
+            raise ClientGone
+        self.gateway.dialer.dial(pod)
+        return self.gateway.dispatcher.unreachable(self)
+
     # -- inside
 
     async def _wait_for_slot(self) -> None:
@@ -190,10 +203,7 @@ class Exchange(Ticket):
                     "pod takes no connection",
                     extra={"function": self.function.key, "pod": pod.pod.name, "error": str(error) or repr(error)},
                 )
-                if not self.client_gone:
-                    self.gateway.dialer.redial(pod)
-                    return None
-                raise ClientGone from None
+                return None
         self.connection = connection
         if self.client_gone:
             pool.put(connection)
@@ -206,7 +216,7 @@ class Exchange(Ticket):
         status = connection.status
         pod = self.pod
         assert pod is not None or self.client_gone
-        for name, value in connection.headers:
+        for name, _ in connection.headers:
             if name == _FUNCTION_ERROR:
                 self.function_error = True
             elif name == _REFUSED and (status == 429 or status == 503) and connection.pool.pod.pod.protocol == "lambda":

@@ -10,7 +10,7 @@ uvicorn's protocol class is semi-internal: pyproject.toml pins its minor version
 import json
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -78,6 +78,12 @@ class ClientProtocol(HttpToolsProtocol):
         """Whether the whole body was received already (so that reading it needs no deadline)."""
         return self.cycle is not None and not self.cycle.more_body
 
+    def abort(self) -> None:
+        """Break the connection: the answer that is being written cannot be finished."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self.transport.abort()
+
     def sweep(self, now: float) -> None:
         if self._head_deadline and now > self._head_deadline and not self.transport.is_closing():
             if self._head_bytes:
@@ -117,7 +123,13 @@ def protocol_for(gateway: "Gateway") -> type[ClientProtocol]:
     return type("GatewayProtocol", (ClientProtocol,), {"gateway": gateway})
 
 
-def sweeper(connections: set[Any]) -> Callable[[float], None]:
+class Swept(Protocol):
+    """A connection that looks at its own deadlines."""
+
+    def sweep(self, now: float) -> None: ...
+
+
+def sweeper(connections: set[Swept]) -> Callable[[float], None]:
     """Looks at every connection once a second or so."""
     due = 0.0
 
@@ -127,7 +139,6 @@ def sweeper(connections: set[Any]) -> Callable[[float], None]:
             return
         due = now + 0.5
         for connection in list(connections):
-            if isinstance(connection, ClientProtocol):
-                connection.sweep(now)
+            connection.sweep(now)
 
     return sweep

@@ -15,7 +15,18 @@ from kappa_core import function_name, wire
 from kappa_core.errors import FunctionNotFound, InvalidRequest, InvalidRequestContent, KappaError, Unavailable
 from kappa_core.function_name import FunctionName
 from kappa_core.metrics import InvocationType, Outcome
-from kappa_gateway.answers import JSON, Headers, Receive, Scope, Send, log_error, new_request_id, send_error
+from kappa_gateway.answers import (
+    JSON,
+    BrokenAnswer,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    log_error,
+    new_request_id,
+    pass_body_on,
+    send_error,
+)
 from kappa_gateway.bodies import Body
 from kappa_gateway.exchange import ClientGone, Exchange, outcome_of
 from kappa_gateway.http_server import CLIENT
@@ -64,6 +75,9 @@ class LambdaApi:
             await self._invoke(scope, receive, send, function, request_id)
         except ClientGone:
             pass
+        except BrokenAnswer as error:
+            log_error(error.reason, request_id, target.namespace, target.name)
+            scope[CLIENT].abort()
         except KappaError as error:
             log_error(error, request_id, target.namespace, target.name)
             await send_error(send, error, request_id)
@@ -188,24 +202,8 @@ async def _answer(send: Send, exchange: Exchange, connection: "Connection") -> N
         passed = _PASSED_ON.get(name)
         if passed is not None:
             headers.append((passed, value))
-    complete = connection.complete
-    first = await connection.chunk()
     await send({"type": "http.response.start", "status": connection.status, "headers": headers})
-    if complete:
-        await send({"type": "http.response.body", "body": first or b""})
-        return
-    try:
-        while first is not None:
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            first = await connection.chunk()
-    except KappaError as error:
-        # The head is out: breaking the connection is the only way left to say that the answer is not whole.
-        raise BrokenAnswer(error) from error
-    await send({"type": "http.response.body"})
-
-
-class BrokenAnswer(Exception):
-    """An answer broke off half-way; the caller's connection is closed."""
+    await pass_body_on(send, connection)
 
 
 def _read_headers(headers: Headers) -> tuple[bytes, bytes]:
@@ -222,7 +220,7 @@ def _read_headers(headers: Headers) -> tuple[bytes, bytes]:
         elif name == _CONTEXT:
             _check_context(value)
             more += b"%b: %b\r\n" % (name, value)
-        elif name == _TRACE or name == _COGNITO:
+        elif name in (_TRACE, _COGNITO):
             more += b"%b: %b\r\n" % (name, value)
     return invocation_type, more
 

@@ -1,12 +1,164 @@
 """The data path's operations as ordinary FastAPI routes: their documentation, over the very same code."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import FastAPI
+from fastapi import Body, FastAPI, Header, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from kappa_gateway.answers import Receive, Scope, Send
 
 if TYPE_CHECKING:
     from kappa_gateway.data_path import DataPath
 
 
+class Error(BaseModel):
+    """An error as the Lambda API writes it; its name is in the header `x-amzn-errortype`."""
+
+    Type: Literal["User", "Service"] = Field(description="Whose fault it is.")
+    Message: str = Field(
+        description="What is wrong, where, and how to mend it.",
+        examples=["Function not found: there is no Function 'hello' in namespace 'default'"],
+    )
+
+
+class ThrottledError(BaseModel):
+    """Too many requests; the header `Retry-After` says in how many seconds to try again."""
+
+    Type: Literal["User"]
+    Reason: str = Field(examples=["ConcurrentInvocationLimitExceeded"])
+    message: str = Field(examples=["default/hello: 1000 requests wait for a pod already, which is the limit"])
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Error, "description": "A parameter, header or body that cannot be."},
+    404: {"model": Error, "description": "No such Function, version or alias."},
+    408: {"model": Error, "description": "The body did not arrive in time."},
+    413: {"model": Error, "description": "The body is over the limit (6 MB by default)."},
+    429: {
+        "model": ThrottledError,
+        "description": "No pod was free in time, too many requests wait, or maxReplicas is 0.",
+    },
+    500: {"model": Error, "description": "The connection to the pod broke; the invocation may have run."},
+    502: {
+        "model": Error,
+        "description": "The Function cannot run (its Ready condition says why), or its answer is no answer.",
+    },
+    503: {"model": Error, "description": "This gateway is starting or stopping."},
+    504: {"model": Error, "description": "The pod gave no answer by the function's timeout."},
+}
+_INVOKE_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Amz-Function-Error": {
+        "description": "`Unhandled`: the function failed, and the body is Lambda's error JSON.",
+        "schema": {"type": "string"},
+    },
+    "X-Amz-Executed-Version": {"description": "Always `$LATEST`.", "schema": {"type": "string"}},
+    "X-Amz-Log-Result": {
+        "description": "With X-Amz-Log-Type: Tail, the last 4 KiB of the invocation's log, in base64.",
+        "schema": {"type": "string"},
+    },
+    "x-amzn-RequestId": {"description": "The invocation's id, also in its log.", "schema": {"type": "string"}},
+}
+
+
+class _Delegated(Response):
+    """An answer that the data path writes."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__()
+        self._app = app  # an ASGI app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app(scope, receive, send)
+
+
 def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
-    pass
+    """Add the routes. `api` is served behind `data_path`, so requests rarely come this way; if they do, it is the same."""
+
+    async def invoke_app(scope: Scope, receive: Receive, send: Send) -> None:
+        await data_path.lambda_api(scope, receive, send)
+
+    async def url_app(scope: Scope, receive: Receive, send: Send) -> None:
+        await data_path.function_urls(scope, receive, send)
+
+    @api.post(
+        "/2015-03-31/functions/{function_name}/invocations",
+        tags=["invoke"],
+        summary="Invoke a function",
+        operation_id="Invoke",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "What the function returned, as JSON; or, with X-Amz-Function-Error, its error.",
+                "headers": _INVOKE_HEADERS,
+                "content": {"application/json": {"example": {"hello": "world"}}},
+            },
+            204: {"description": "DryRun: the function exists and the request is well-formed; nothing was run."},
+            **_ERRORS,
+        },
+    )
+    async def invoke(
+        function_name: Annotated[
+            str,
+            Path(
+                description="`NAME` (in the default namespace), `NAMESPACE.NAME`, or an ARN, full or partial; `:$LATEST` may follow.",
+                examples=["hello", "team-a.hello"],
+            ),
+        ],
+        request: Request,
+        qualifier: Annotated[
+            str | None, Query(alias="Qualifier", description="A version or alias: only `$LATEST` exists.")
+        ] = None,
+        invocation_type: Annotated[
+            Literal["RequestResponse", "DryRun", "Event"],
+            Header(
+                alias="X-Amz-Invocation-Type",
+                description="RequestResponse waits for the answer; DryRun only checks; Event is not available yet.",
+            ),
+        ] = "RequestResponse",
+        log_type: Annotated[
+            Literal["None", "Tail"],
+            Header(alias="X-Amz-Log-Type", description="Tail: the end of the log comes in X-Amz-Log-Result."),
+        ] = "None",
+        client_context: Annotated[
+            str | None,
+            Header(alias="X-Amz-Client-Context", description="A JSON object in base64, at most 3,583 bytes."),
+        ] = None,
+        event: Annotated[
+            Any, Body(description="The event: any JSON. An empty body is the event `{}`.", examples=[{"name": "Ada"}])
+        ] = None,
+    ) -> Response:
+        """Run a function and return its answer, as AWS Lambda's Invoke does.
+
+        Every AWS SDK can call it: set its endpoint URL to this server. Where no pod is free the request waits for one,
+        cold starts included, up to the gateway's limit (60 s by default).
+        """
+        return _Delegated(invoke_app)
+
+    description = (
+        "The request as it comes: a Lambda function gets it as an event of Lambda's payload format 2.0 and answers with "
+        "`statusCode`, `headers`, `cookies`, `body` and `isBase64Encoded` (or anything else, which is a JSON body with "
+        "status 200); a web server (`code.image.protocol: http`) gets the request itself, streaming and WebSockets included."
+    )
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
+        api.add_api_route(
+            "/fn/{namespace}/{name}/{path:path}",
+            _url_endpoint(url_app),
+            methods=[method],
+            tags=["url"],
+            summary=f"{method} a function's URL",
+            description=description,
+            operation_id=f"FunctionUrl{method.title()}",
+            response_class=Response,
+            responses={200: {"description": "What the function answers, with any status of its own."}, **_ERRORS},
+        )
+
+
+def _url_endpoint(app: Any) -> Any:
+    async def function_url(
+        namespace: Annotated[str, Path(description="The Function's namespace.", examples=["default"])],
+        name: Annotated[str, Path(description="The Function's name.", examples=["hello"])],
+        path: Annotated[str, Path(description="The path that the function sees.", examples=["some/page"])],
+    ) -> Response:
+        return _Delegated(app)
+
+    return function_url

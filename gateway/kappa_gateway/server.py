@@ -7,7 +7,7 @@ import logging
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 
@@ -18,8 +18,9 @@ from kappa_gateway.app import make_app
 from kappa_gateway.backend import Backend
 from kappa_gateway.demand import Overrun
 from kappa_gateway.gateway import Gateway
-from kappa_gateway.http_server import protocol_for, sweeper
+from kappa_gateway.http_server import Swept, protocol_for, sweeper
 from kappa_gateway.settings import Settings
+from kappa_gateway.websocket import relay_for
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,10 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
     raise_file_limit()
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     gateway = Gateway(settings)
     public = _make_server(settings, gateway)
-    gateway.sweeps.append(sweeper(public.server_state.connections))
+    gateway.sweeps.append(sweeper(cast(set[Swept], public.server_state.connections)))
     internal = _make_internal_server(settings, gateway) if settings.internal_port >= 0 else None
     servers = [server for server in (public, internal) if server is not None]
     running = [asyncio.create_task(_serve(server), name="http server") for server in servers]
@@ -116,11 +118,11 @@ async def _until_listening(servers: list[_Server], running: list[asyncio.Task[No
 def _make_server(settings: Settings, gateway: Gateway) -> _Server:
     return _Server(
         uvicorn.Config(
-            make_app(gateway),  # type: ignore[arg-type]  # ASGI's messages are plain dicts here
+            make_app(gateway),
             host=settings.host,
             port=settings.port,
-            http=protocol_for(gateway),  # type: ignore[arg-type]
-            ws="none",
+            http=protocol_for(gateway),
+            ws=relay_for(gateway),
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -136,7 +138,7 @@ def _make_server(settings: Settings, gateway: Gateway) -> _Server:
 def _make_internal_server(settings: Settings, gateway: Gateway) -> _Server:
     return _Server(
         uvicorn.Config(
-            internal_app(gateway),  # type: ignore[arg-type]
+            internal_app(gateway),
             host=settings.host,
             port=settings.internal_port,
             http="httptools",

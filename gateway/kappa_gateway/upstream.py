@@ -296,7 +296,7 @@ class Pool:
                 return connection
         return None
 
-    async def connect(self, timeout: float) -> Connection:  # noqa: ASYNC109 - asyncio.timeout is what it is for
+    async def connect(self, timeout: float) -> Connection:
         """A new connection. Raises `OSError`, `TimeoutError` among them."""
         host = self.pod.pod.host
         assert host is not None

@@ -1,0 +1,206 @@
+"""WebSockets to functions that are web servers: the handshake goes to a pod, then bytes are passed on both ways.
+
+uvicorn hands a connection over when it has read a head that asks for the upgrade (`ws=` in its configuration). What
+follows is not parsed here: the pod answers the handshake, and each side is read no faster than the other takes it.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from kappa_core.errors import InvalidRequest, KappaError
+from kappa_core.metrics import InvocationType, Outcome
+from kappa_gateway import forwarding
+from kappa_gateway.answers import log_error, new_request_id, send_error
+from kappa_gateway.exchange import ClientGone, Exchange, outcome_of
+from kappa_gateway.function_urls import PREFIX, Target, find
+from kappa_gateway.proxy import request_head
+
+if TYPE_CHECKING:
+    from kappa_gateway.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+_MAX_EARLY: Final = 64 * 1024
+"""Bytes that a client may send before the pod has answered the handshake."""
+
+
+class _Half(asyncio.Protocol):
+    """The pod's end of a WebSocket: what comes goes to the client."""
+
+    def __init__(self, relay: "Relay") -> None:
+        self._relay = relay
+        self.transport = cast(asyncio.Transport, None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._relay.active_at = self._relay.loop.time()
+        self._relay.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self._relay.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self._relay.transport.is_closing():
+            self._relay.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.pod_lost()
+
+
+class Relay(asyncio.Protocol):
+    """The client's end. Made by uvicorn, which gives the request's head as the first data."""
+
+    gateway: "Gateway"
+    """Set by the subclass that `relay_for` makes."""
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
+        # uvicorn's own types, of which only the set of connections and tasks is used
+        self._connections: set[Any] = server_state.connections
+        self._tasks: set[asyncio.Task[None]] = server_state.tasks
+        self.loop = asyncio.get_running_loop()
+        self.transport = cast(asyncio.Transport, None)
+        self.active_at = self.loop.time()
+        self._early: bytes | None = None
+        self._half: _Half | None = None
+        self._exchange: Exchange | None = None
+        self._closed = asyncio.Event()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.active_at = self.loop.time()
+        if self._early is None:
+            self._early = b""
+            task = self.loop.create_task(self._run(data), name="websocket")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif self._half is not None:
+            self._half.transport.write(data)
+        else:
+            self._early += data
+            if len(self._early) > _MAX_EARLY:
+                self.transport.abort()
+
+    def pause_writing(self) -> None:
+        if self._half is not None:
+            self._half.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._half is not None and not self._half.transport.is_closing():
+            self._half.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        if self._half is not None:
+            self._half.transport.close()
+        elif self._exchange is not None:
+            self._exchange.abort()
+        self._closed.set()
+
+    # -- uvicorn and the sweeper
+
+    def shutdown(self) -> None:
+        """The server stops: a WebSocket has no end to wait for."""
+        self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        if now - self.active_at > self.gateway.settings.websocket_idle_timeout:
+            self.transport.close()
+
+    def pod_lost(self) -> None:
+        self.transport.close()
+
+    # -- the handshake
+
+    async def _run(self, data: bytes) -> None:
+        request_id = new_request_id()
+        scope = _scope(data, self.transport)
+        target = Target(scope["raw_path"])
+        outcome = Outcome.ERROR
+        exchange: Exchange | None = None
+        try:
+            if not scope["raw_path"].startswith(PREFIX):
+                raise InvalidRequest("WebSockets are served at /fn/NAMESPACE/NAME/… only")
+            function = find(self.gateway, target)
+            if function.protocol != "http":
+                raise InvalidRequest(
+                    f"{function.key} is no web server: a WebSocket needs a Function with code.image.protocol: http"
+                )
+            exchange = self._exchange = Exchange(self.gateway, function, InvocationType.FUNCTION_URL, request_id)
+            await self._connect(exchange, _handshake(scope, target, trust=self.gateway.settings.trusted_proxies > 0))
+            await self._closed.wait()
+            outcome = Outcome.SUCCESS
+        except ClientGone:
+            outcome = Outcome.CANCELLED
+        except KappaError as error:
+            outcome = outcome_of(error)
+            log_error(error, request_id, target.namespace, target.name)
+            await self._refuse(error, request_id)
+        finally:
+            if exchange is not None:
+                exchange.end(outcome)
+            self.transport.close()
+
+    async def _connect(self, exchange: Exchange, head: bytes) -> None:
+        has_slot = self.gateway.dispatcher.acquire(exchange)
+        while True:
+            pod = await exchange.slot(has_slot)
+            host = pod.pod.host
+            assert host is not None
+            try:
+                async with asyncio.timeout(self.gateway.settings.connect_timeout):
+                    _, half = await self.loop.create_connection(lambda: _Half(self), host, pod.pod.port)
+            except OSError:
+                has_slot = exchange.unreachable()
+                continue
+            break
+        pod.served = True
+        if exchange.client_gone or self.transport.is_closing():
+            half.transport.close()
+            raise ClientGone
+        half.transport.write(head + (self._early or b""))
+        self._half = half
+
+    async def _refuse(self, error: KappaError, request_id: str) -> None:
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                lines = [b"HTTP/1.1 %d Refused\r\nconnection: close\r\n" % message["status"]]
+                lines += [b"%b: %b\r\n" % header for header in message["headers"] if header[0] != b"connection"]
+                self.transport.write(b"".join(lines) + b"\r\n")
+            else:
+                self.transport.write(message.get("body", b""))
+
+        await send_error(send, error, request_id)
+
+
+def _scope(data: bytes, transport: asyncio.Transport) -> dict[str, Any]:
+    """The head that uvicorn has read and wrote out again, as much of an ASGI scope as a request's head needs."""
+    first, *lines = data.rstrip(b"\r\n").split(b"\r\n")
+    _, target, _ = first.split(b" ", 2)
+    path, _, query = target.partition(b"?")
+    headers = [(name.lower(), value) for name, _, value in (line.partition(b": ") for line in lines)]
+    return {
+        "method": "GET",
+        "raw_path": path,
+        "query_string": query,
+        "headers": headers,
+        "client": transport.get_extra_info("peername"),
+        "scheme": "http",
+    }
+
+
+def _handshake(scope: dict[str, Any], target: Target, *, trust: bool) -> bytes:
+    head = request_head(scope, target.path, target.prefix, chunked=False, trust=trust)
+    return head[:-2] + b"connection: upgrade\r\nupgrade: %b\r\n\r\n" % forwarding.header(scope["headers"], b"upgrade")
+
+
+def relay_for(gateway: "Gateway") -> type[Relay]:
+    """The protocol class for one gateway, as uvicorn's `ws=` takes it."""
+    return type("GatewayRelay", (Relay,), {"gateway": gateway})
