@@ -44,7 +44,7 @@ class History:
 
     def peak(self, now: float, window: float) -> int:
         """The most that was needed in the last `window` seconds; what is older is forgotten."""
-        while self.peaks and self.peaks[0][0] < now - window:
+        while self.peaks and self.peaks[0][0] + window <= now:
             self.peaks.popleft()
         return self.peaks[0][1] if self.peaks else 0
 
@@ -77,6 +77,7 @@ def decide(now: float, demand: FunctionDemand | None, history: History, spec: Sc
 
     Adds to `history`. Deciding twice at one moment over the same demand gives the same number.
     """
-    history.add(now, needed(demand, spec) if demand else 0)
-    wanted = max(spec.min_replicas, history.peak(now, spec.keep_warm))
+    now_needed = needed(demand, spec) if demand else 0
+    history.add(now, now_needed)
+    wanted = max(spec.min_replicas, now_needed, history.peak(now, spec.keep_warm))
     return min(wanted, spec.max_replicas)
