@@ -14,6 +14,8 @@ FIELD_MANAGER: Final = "kappa-operator"
 
 LABEL_FUNCTION: Final = f"{GROUP}/function"
 """On a Function's Deployment and pods: the Function's name."""
+LABEL_OPERATOR: Final = f"{GROUP}/operator"
+"""On a Function: the operator that serves it, by that operator's `name` setting; without it, the one that has none."""
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"

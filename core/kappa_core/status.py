@@ -56,7 +56,7 @@ class Observation:
 def derive(observation: Observation, previous: FunctionStatus, now: str) -> FunctionStatus:
     """The status to write. `now` is RFC 3339; a condition's lastTransitionTime moves only when its status does."""
     live = [pod for pod in observation.pods if not pod.terminating]
-    current = [pod for pod in live if pod.revision == observation.revision]
+    current = _current(observation)
     ready = any(pod.ready for pod in current)
     started = ready or any(_init_failure(observation, pod) for pod in current)
     verified = observation.revision if started and observation.revision else previous.verified_revision
@@ -83,7 +83,14 @@ def find_problem(observation: Observation, previous: FunctionStatus) -> Problem 
     """What stands in the way: found before any pod, else at the pods of this revision, else seen earlier and not refuted."""
     if observation.problem:
         return observation.problem
-    current = [pod for pod in observation.pods if pod.revision == observation.revision and not pod.terminating]
+    if any(pod.ready for pod in _current(observation)):
+        return None
+    return seen_problem(observation) or _remembered(observation, previous)
+
+
+def seen_problem(observation: Observation) -> Problem | None:
+    """What the pods of this revision, or the refusal to make any, say now; None while one of them is ready."""
+    current = _current(observation)
     if any(pod.ready for pod in current):
         return None
     seen = [pod.problem for pod in current if pod.problem]
@@ -96,7 +103,11 @@ def find_problem(observation: Observation, previous: FunctionStatus) -> Problem 
             Reason.POD_REJECTED,
             f"the cluster refuses the pods: {deployment.rejection}. Change the Function, or the quota or policy that refuses it.",
         )
-    return _remembered(observation, previous)
+    return None
+
+
+def _current(observation: Observation) -> list[PodFacts]:
+    return [pod for pod in observation.pods if pod.revision == observation.revision and not pod.terminating]
 
 
 def _remembered(observation: Observation, previous: FunctionStatus) -> Problem | None:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 RELIST_RETRY: Final = 2.0
 STOP_SECONDS: Final = 10.0
-KOPF_STOP_SECONDS: Final = 15.0
+KOPF_STOP_SECONDS: Final = 8.0
 
 
 class Operator:
@@ -59,10 +59,7 @@ class Operator:
             lease = Lease(api, settings.namespace, settings.lease_name, settings.identity, times)
             if not await self._unless_stopped(lease.acquire()):
                 return 0
-            try:
-                return await self._lead(api, lease)
-            finally:
-                await lease.release()
+            return await self._lead(api, lease)
 
     async def _lead(self, api: Api, lease: Lease) -> int:
         """Lead until told to stop, or until the Lease or any part is lost."""
@@ -87,13 +84,13 @@ class Operator:
             )
 
         queue = WorkQueue(work, settings.workers, failed)
-        scaler = Scaler(KubeScaleApi(api), cache.pods_for, observe=lambda direction, _: metrics.scaled[direction].inc())
+        scaler = Scaler(KubeScaleApi(api), cache.pods_for, observe=metrics.scale)
         probes = InitProbes(queue.add)
         verifier = Verifier(scaler, settings.verify_concurrency, settings.verify_timeout)
         events = EventRecorder(api, settings.identity)
         reconciler = Reconciler(api, cache, settings.platform(), settings.gateway_url, scaler, verifier, probes, events)
         streams = DemandStreams(scaler, settings.demand_timeout)
-        relister = Relister(api, cache, settings.namespaces)
+        relister = Relister(api, cache, settings.namespaces, settings.function_selector)
         health.waiting = lambda: len(queue)
         metrics.gauge("queue_depth", "Functions that wait to be reconciled.", lambda: float(len(queue)))
         metrics.gauge("functions", "Functions served.", lambda: float(len(cache.functions)))
@@ -102,56 +99,64 @@ class Operator:
 
         health.leading = True
         keeping = asyncio.create_task(lease.keep(), name="lease")
-        parts: list[asyncio.Task[Any]] = [keeping]
+        ours: list[asyncio.Task[Any]] = []
+        kopf_stop, kopf_task = asyncio.Event(), None
         try:
             if not await self._unless_stopped(self._first_list(relister, queue), keeping):
-                return self._verdict(parts)
+                return self._verdict([keeping])
             health.synced = True
-            # kopf cancels every task that starts after it when it stops, so all of ours start before.
-            running: list[Coroutine[Any, Any, None]] = [
-                queue.run(),
-                scaler.run(),
-                probes.run(),
-                events.run(),
-                streams.run(),
-                self._relist_now_and_then(relister, queue),
-            ]
-            if not settings.gateways:
-                running.append(GatewayWatch(api, settings.namespace, streams.set_gateways).run())
-            parts += [asyncio.create_task(part) for part in running]
+            running: dict[str, Coroutine[Any, Any, None]] = {
+                "work queue": queue.run(),
+                "scaler": scaler.run(),
+                "init probes": probes.run(),
+                "events": events.run(),
+                "demand streams": streams.run(),
+                "relist": self._relist_now_and_then(relister, queue),
+            }
             if settings.gateways:
                 streams.set_gateways({url: url for url in settings.gateways})
-            kopf_stop = asyncio.Event()
-            watcher = watch.Watcher(cache, queue.add)
-            kopf_task = asyncio.create_task(
-                kopf.operator(
-                    registry=watch.registry(watcher, api),
-                    settings=watch.settings(),
-                    standalone=True,
-                    clusterwide=not settings.namespaces,
-                    namespaces=settings.namespaces,
-                    stop_flag=kopf_stop,
-                ),
-                name="kopf",
-            )
-            parts.append(kopf_task)
-            await asyncio.sleep(0)
-            asyncio.get_running_loop().call_later(0.5, self._catch_signals)
-            stopped = asyncio.create_task(self._stop.wait())
-            await asyncio.wait([*parts, stopped], return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            code = self._verdict(parts)
+            else:
+                running["gateway watch"] = GatewayWatch(api, settings.namespace, streams.set_gateways).run()
+            ours += [asyncio.create_task(part, name=name) for name, part in running.items()]
+            kopf_task = await self._start_kopf(watch.registry(watch.Watcher(cache, queue.add), api), kopf_stop)
+            await self._first_of(keeping, kopf_task, *ours)
+            code = self._verdict([keeping, kopf_task, *ours])
             if not keeping.done():
                 await self._drain(queue, verifier)
-            kopf_stop.set()
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(kopf_task, KOPF_STOP_SECONDS)
             return code
         finally:
             health.leading = False
-            for part in parts:
+            # When kopf stops it waits for, and cancels, every task that was made after it: so ours go first.
+            for part in (keeping, *ours):
                 part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+            await asyncio.gather(keeping, *ours, return_exceptions=True)
+            await lease.release()
+            kopf_stop.set()
+            if kopf_task is not None:
+                await asyncio.wait([kopf_task], timeout=KOPF_STOP_SECONDS)
+
+    async def _start_kopf(self, registry: kopf.OperatorRegistry, stop: asyncio.Event) -> asyncio.Task[None]:
+        settings = self._settings
+        others = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=registry,
+            settings=watch.settings(settings.function_selector),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            stop_flag=stop,
+        )
+        # kopf has set its own handlers; these replace them, so that the order of stopping is ours.
+        self._catch_signals()
+        return asyncio.create_task(kopf.run_tasks(tasks, ignored=others), name="kopf")
+
+    async def _first_of(self, *tasks: asyncio.Task[Any]) -> None:
+        """Until one of them ends, or the stop is asked for."""
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
 
     def _verdict(self, parts: list[asyncio.Task[Any]]) -> int:
         """0 if the stop was asked for, else 1, with a line that says why."""
@@ -220,7 +225,6 @@ class Operator:
             await asyncio.gather(task, stop, return_exceptions=True)
 
     def _catch_signals(self) -> None:
-        """kopf sets its own handlers when it starts; these replace them, so that the order of stopping is ours."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

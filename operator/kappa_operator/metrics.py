@@ -29,13 +29,18 @@ class Metrics:
         self.scaled = {direction: scaled.labels(direction) for direction in ("up", "down")}
         self.scale_seconds = Histogram(
             "kappa_operator_scale_duration_seconds",
-            "From a gateway's report, or the moment a pod was not needed any more, to the API server's answer.",
+            "From the decision, at once upon a gateway's report, to the API server's answer.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 10),
             registry=self.registry,
         )
         self.relist_seconds = Histogram(
             "kappa_operator_relist_duration_seconds", "How long a full list takes.", registry=self.registry
         )
+
+    def scale(self, direction: str, seconds: float) -> None:
+        """Replicas were changed `up` or `down`, `seconds` after that was decided."""
+        self.scaled[direction].inc()
+        self.scale_seconds.observe(seconds)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(f"kappa_operator_{name}", text, registry=self.registry).set_function(read)

@@ -16,7 +16,7 @@ from kappa_core.function import Function, FunctionStatus
 from kappa_core.manifests import Manifest, Platform
 from kappa_core.observed import DeploymentFacts, PodFacts, Problem
 from kappa_core.reasons import Reason
-from kappa_core.status import Observation, derive, material
+from kappa_core.status import Observation, derive, material, seen_problem
 from kappa_operator import paths
 from kappa_operator.cache import Cache, FunctionRecord, Raw, deployment_function_key, deployment_record, function_record
 from kappa_operator.client import ApiError, Json
@@ -48,7 +48,9 @@ class Scaling(Protocol):
 
 
 class Verifying(Protocol):
-    def consider(self, key: str, function: Function, status: FunctionStatus, revision: str) -> None: ...
+    def consider(
+        self, key: str, function: Function, status: FunctionStatus, revision: str, *, failing: bool
+    ) -> None: ...
     def forget(self, key: str) -> None: ...
 
 
@@ -137,7 +139,8 @@ class Reconciler:
         )
         status, later = await self._write_status(key, record, observation)
         if record.function is not None and deployment is not None:
-            self._verifier.consider(key, record.function, status, observation.revision)
+            failing = seen_problem(observation) is not None
+            self._verifier.consider(key, record.function, status, observation.revision, failing=failing)
         return _sooner(again, later)
 
     def _forget(self, key: str) -> None:

@@ -4,10 +4,9 @@ After a 410 kopf lists anew without telling what was deleted meanwhile; this fin
 is reconciled before every list was read once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from kappa_core import names
 from kappa_operator import cache as facts
 from kappa_operator import paths
 from kappa_operator.cache import Cache, Raw, Store
@@ -16,7 +15,8 @@ from kappa_operator.watch import CONFIG_MAPS, FUNCTION_PODS
 
 
 class Relister:
-    def __init__(self, api: Api, cache: Cache, namespaces: Sequence[str]) -> None:
+    def __init__(self, api: Api, cache: Cache, namespaces: Sequence[str], function_selector: str) -> None:
+        self._functions = function_selector
         self._api = api
         self._cache = cache
         self._namespaces: Sequence[str | None] = namespaces or [None]
@@ -36,7 +36,7 @@ class Relister:
         )
         await self._list(paths.PODS, cache.pods, facts.pod_record, labelSelector=FUNCTION_PODS)
         cache.reindex_pods()
-        await self._list(paths.FUNCTIONS, cache.functions, facts.function_record)
+        await self._list(paths.FUNCTIONS, cache.functions, facts.function_record, labelSelector=self._functions)
         return before | set(cache.functions)
 
     async def _list(
@@ -55,8 +55,3 @@ class Relister:
                 if key is not None:
                     listed[key] = reduce(raw)
         store.end_relist(listed)
-
-
-def function_key_of_pod(raw: Mapping[str, Any]) -> str:
-    metadata = raw["metadata"]
-    return names.function_key(metadata["namespace"], metadata["labels"][names.LABEL_FUNCTION])

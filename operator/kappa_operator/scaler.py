@@ -18,6 +18,8 @@ from kappa_core.observed import PodFacts
 log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
+GONE_SECONDS: Final = 3.0
+"""A gateway that is lost may be back in this time, with the same requests in flight."""
 RETRY_SECONDS: Final = (0.05, 0.2, 1.0, 3.0, 10.0)
 
 
@@ -51,7 +53,7 @@ class Scaler:
         pods: Callable[[str], Iterable[PodFacts]],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        observe: Callable[[str, str], None] = lambda direction, key: None,
+        observe: Callable[[str, float], None] = lambda direction, seconds: None,
     ) -> None:
         self._api = api
         self._pods = pods
@@ -60,7 +62,10 @@ class Scaler:
         self._observe = observe
         self._functions: dict[str, _State] = {}
         self._demand: dict[str, dict[str, FunctionDemand]] = {}
-        """Gateway that is connected → Function key → its demand there."""
+        """Gateway → Function key → its demand there."""
+        self._connected: set[str] = set()
+        self._gone: dict[str, float] = {}
+        """Gateway that was lost → when."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # What the reconciler says
@@ -105,12 +110,14 @@ class Scaler:
     # What the gateways say
 
     def connected(self, gateway: str) -> None:
-        self._demand.setdefault(gateway, {})
+        """The gateway has told all of its demand once: what it does not need may go."""
+        self._connected.add(gateway)
+        self._gone.pop(gateway, None)
 
     def disconnected(self, gateway: str) -> None:
-        """A gateway is gone: so is its demand, but with no gateway left no pod goes."""
-        for key in self._demand.pop(gateway, {}):
-            self._look_at(key)
+        """A gateway is lost. Its demand counts a moment longer, and with no gateway left no pod goes."""
+        self._connected.discard(gateway)
+        self._gone[gateway] = self._clock()
 
     def report(self, gateway: str, report: DemandReport) -> None:
         """Take a gateway's report and act on it at once. What a full report does not list has no demand there."""
@@ -136,6 +143,9 @@ class Scaler:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def tick(self) -> None:
+        for gateway in [gateway for gateway, since in self._gone.items() if since + GONE_SECONDS <= self._clock()]:
+            del self._gone[gateway]
+            self._demand.pop(gateway, None)
         for key, state in list(self._functions.items()):
             if state.replicas or state.spec.min_replicas:
                 self._evaluate(key, state)
@@ -148,22 +158,24 @@ class Scaler:
     # The decision
 
     def _wanted(self, key: str, state: _State) -> int:
-        if self._demand:
-            demands = [demands[key] for demands in self._demand.values() if key in demands]
-            demand = merge(demands) if demands else None
+        demands = [demands[key] for demands in self._demand.values() if key in demands]
+        demand = merge(demands) if demands else None
+        if self._connected:
             state.decided = scaling.decide(self._clock(), demand, state.history, state.spec)
+        elif demand is not None:
+            state.decided = max(state.decided, scaling.needed(demand, state.spec))
         wanted = max(min(state.decided, state.spec.max_replicas), state.spec.min_replicas)
         return max(wanted, 1) if state.held and state.spec.max_replicas else wanted
 
     def _evaluate(self, key: str, state: _State) -> None:
         wanted = self._wanted(key, state)
         if wanted != state.replicas and state.patching is None:
-            task = asyncio.get_running_loop().create_task(self._patch(key, state), name=f"scale {key}")
+            task = asyncio.get_running_loop().create_task(self._patch(key, state, self._clock()), name=f"scale {key}")
             state.patching = task
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _patch(self, key: str, state: _State) -> None:
+    async def _patch(self, key: str, state: _State, since: float) -> None:
         try:
             while (wanted := self._wanted(key, state)) != state.replicas:
                 try:
@@ -186,7 +198,8 @@ class Scaler:
                     state.seen_version = 0
                     return
                 state.replicas, state.seen_version = wanted, max(version, state.seen_version)
-                self._observe("up" if wanted > before else "down", key)
+                self._observe("up" if wanted > before else "down", self._clock() - since)
+                since = self._clock()
                 log.info("scaled", extra={"function": key, "from": before, "to": wanted})
         finally:
             state.patching = None

@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     namespaces: list[str] = Field(
         default_factory=list, description="JSON list of the namespaces to serve. Default: all of the cluster."
     )
+    name: str = Field(
+        default="",
+        pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
+        max_length=63,
+        description="Serve only Functions whose label kappa.run/operator has this value, for a second operator in one cluster. Default: those without the label.",
+    )
     namespace: str = Field(default="kappa-system", description="The operator's own namespace: Lease and gateways.")
     identity: str = Field(
         default_factory=lambda: os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
@@ -74,6 +80,11 @@ class Settings(BaseSettings):
     demand_timeout: float = Field(
         default=5.0, gt=0, description="Seconds of silence after which a gateway's demand stream counts as broken."
     )
+
+    @property
+    def function_selector(self) -> str:
+        """The label selector of the Functions to serve."""
+        return f"{names.LABEL_OPERATOR}={self.name}" if self.name else f"!{names.LABEL_OPERATOR}"
 
     def platform(self) -> manifests.Platform:
         return manifests.Platform(

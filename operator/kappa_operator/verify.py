@@ -61,15 +61,17 @@ class Verifier:
         """Templates that have no verdict yet."""
         return len(self._tries)
 
-    def consider(self, key: str, function: Function, status: FunctionStatus, revision: str) -> None:
-        """Called with every derived status: begin a try, take its verdict, or let it go."""
+    def consider(self, key: str, function: Function, status: FunctionStatus, revision: str, *, failing: bool) -> None:
+        """Called with every derived status: begin a try, take its verdict, or let it go.
+
+        `failing`: a pod of this revision says so now; the status also remembers what an earlier one said.
+        """
         if not self._concurrency:
             return
         scaling = function.spec.scaling
         ready = next((c for c in status.conditions if c.type == ConditionType.READY), None)
-        failed = ready is not None and ready.status == "False"
         needless = scaling.min_replicas > 0 or scaling.max_replicas == 0
-        hopeless = ready is not None and failed and ready.reason in _NO_POD_HELPS
+        hopeless = ready is not None and ready.status == "False" and ready.reason in _NO_POD_HELPS
         if not revision or needless or hopeless or status.verified_revision == revision:
             self.forget(key)
             return
@@ -79,7 +81,7 @@ class Verifier:
             self._tries[key] = _Try(revision)
             self._queue.append(key)
             self._pump()
-        elif attempt.state == "active" and failed and attempt.attempts == 0:
+        elif attempt.state == "active" and failing:
             self._linger(key, attempt)
 
     def forget(self, key: str) -> None:

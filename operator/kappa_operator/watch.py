@@ -97,7 +97,7 @@ def registry(watcher: Watcher, api: Api) -> OperatorRegistry:
     return handlers
 
 
-def settings() -> OperatorSettings:
+def settings(function_selector: str) -> OperatorSettings:
     """kopf, cut down to watching."""
     options = kopf.OperatorSettings()
     options.posting.enabled = False
@@ -110,6 +110,7 @@ def settings() -> OperatorSettings:
     options.watching.connect_timeout = 10
     options.watching.reconnect_backoff = 0.1
     options.watching.chunk_size = 250
+    options.watching.label_selectors[names.GROUP, names.VERSION, names.PLURAL] = function_selector
     options.watching.label_selectors["deployments"] = FUNCTION_PODS
     options.watching.label_selectors["pods"] = FUNCTION_PODS
     options.watching.field_selectors["configmaps"] = CONFIG_MAPS
