@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import yaml
+from reference import reference
 
-from kappa_core.crd import crd
+from kappa_core.crd import crd, function_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 CRD_FILE = "kappa.run_functions.yaml"
-HEADER = "# Generated from core/kappa_core/function.py by `make generate`: edit that, not this.\n"
+HEADER = "# Generated from core/kappa_core/function/ by `make generate`: edit that, not this.\n"
 
 
 def generated() -> dict[Path, str]:
@@ -22,6 +23,7 @@ def generated() -> dict[Path, str]:
         Path("crds") / CRD_FILE: crd_text,
         # in files/, and applied by a template: Helm never updates what lies in a chart's crds/
         Path("charts/kappa/files") / CRD_FILE: crd_text,
+        Path("docs/function-reference.md"): reference(function_schema()),
     }
 
 

@@ -106,8 +106,9 @@ def test_the_crd_has_the_names_people_type() -> None:
     assert columns == {"Runtime": 0, "Ready": 0, "Replicas": 0, "URL": 0, "Age": 0, "Reason": 1}
 
 
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
+@pytest.fixture
+def generate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     spec = importlib.util.spec_from_file_location("generate", ROOT / "scripts" / "generate.py")
     assert spec
     assert spec.loader
