@@ -2,6 +2,8 @@
 
 The cluster is whichever `KUBECONFIG` names; where it names none and `../shared/cluster/up` exists, that one is started.
 Images come from `KAPPA_TEST_REGISTRY` (default `kappa`) with the tag `KAPPA_TEST_TAG` (default `dev`).
+Where namespaces cannot be made, `KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the
+chart serves those alone.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ RELEASE = "kappa"
 SYSTEM = "kappa-system"
 REGISTRY = os.environ.get("KAPPA_TEST_REGISTRY", "kappa")
 TAG = os.environ.get("KAPPA_TEST_TAG", "dev")
+NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split(",") if name]
 T = TypeVar("T")
 
 
@@ -157,8 +160,13 @@ def kubectl(kubeconfig: str) -> Kubectl:
 def make_namespace(kubectl: Kubectl) -> Iterator[Callable[[], str]]:
     """Makes namespaces that enforce the restricted Pod Security level, and deletes them in the end."""
     made: list[str] = []
+    given = iter(NAMESPACES)
 
     def make() -> str:
+        if NAMESPACES:
+            name = next(given, "")
+            assert name, "KAPPA_TEST_NAMESPACES names too few namespaces for these tests"
+            return name
         name = f"kappa-test-{secrets.token_hex(4)}"
         labels = {"pod-security.kubernetes.io/enforce": "restricted", "kappa-test": "true"}
         kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
@@ -175,11 +183,62 @@ def namespace(kubectl: Kubectl, make_namespace: Callable[[], str]) -> Iterator[s
     """A fresh namespace that enforces the restricted Pod Security level; deleted after the test."""
     name = make_namespace()
     yield name
-    kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+    if name not in NAMESPACES:
+        kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+@dataclass(frozen=True)
+class Release:
+    """The installed chart: `install()` also upgrades, and waits until everything is ready."""
+
+    kubeconfig: str
+
+    def helm(self, *args: str, timeout: float = 240) -> str:
+        return run(program("helm"), *args, "--kubeconfig", self.kubeconfig, "--namespace", SYSTEM, timeout=timeout)
+
+    def install(self, *args: str) -> None:
+        """With the test images, and `args` such as `--set=operator.replicas=2`."""
+        take = ["--take-ownership", *(["--force-conflicts"] if self._is_helm_4() else [])]
+        values = [f"--set-string=image.registry={REGISTRY},image.tag={TAG}"]
+        if NAMESPACES:
+            values.append(f"--set=watchNamespaces={{{','.join(NAMESPACES)}}}")
+        chart = str(ROOT / "charts" / "kappa")
+        command = ["upgrade", "--install", RELEASE, chart, "--create-namespace", *take, *values, *args]
+        self.helm(*command, "--wait", "--timeout", "3m")
+
+    def uninstall(self) -> None:
+        self.helm("uninstall", RELEASE, "--wait", "--timeout", "3m")
+
+    def _is_helm_4(self) -> bool:
+        return not run(program("helm"), "version", "--short").startswith("v3")
 
 
 @pytest.fixture(scope="session")
-def gateway_url(kubectl: Kubectl) -> Iterator[str]:
+def release(kubeconfig: str) -> Release:
+    """The chart, installed from this tree as the release `kappa` in `kappa-system`."""
+    installed = Release(kubeconfig)
+    installed.install()
+    return installed
+
+
+@pytest.fixture(scope="module")
+def operator_paused(kubectl: Kubectl) -> Iterator[None]:
+    """For tests that bring an operator of their own: an installed one does nothing meanwhile."""
+    name = f"deployment/{RELEASE}-operator"
+    installed = kubectl("get", name, "--ignore-not-found", "-o", "jsonpath={.spec.replicas}", namespace=SYSTEM)
+    if not installed:
+        yield
+        return
+    kubectl("scale", name, "--replicas=0", namespace=SYSTEM)
+    pods = "app.kubernetes.io/name=kappa,app.kubernetes.io/component=operator"
+    kubectl("wait", "pods", "-l", pods, "--for=delete", "--timeout=60s", namespace=SYSTEM)
+    yield
+    kubectl("scale", name, f"--replicas={installed}", namespace=SYSTEM)
+    kubectl("rollout", "status", name, "--timeout=60s", namespace=SYSTEM)
+
+
+@pytest.fixture(scope="session")
+def gateway_url(kubectl: Kubectl, release: Release) -> Iterator[str]:
     """`http://host:port` of the installed chart's gateway: its cluster address where this machine reaches that,
     else a port-forward."""
     service = kubectl.json("get", "service", "kappa-gateway", namespace=SYSTEM)
