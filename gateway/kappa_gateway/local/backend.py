@@ -95,8 +95,9 @@ class LocalBackend:
                 *self._paths, watch_filter=_Filter(), stop_event=stop, debounce=100, step=30
             ):
                 log.debug("files changed", extra={"files": sorted(path for _, path in changes)})
+                known = {entry.path for entry in self._catalog.values()}
                 try:
-                    manifests = await asyncio.to_thread(read, self._paths)
+                    manifests = await asyncio.to_thread(read, self._paths, known)
                 except NoSuchPath as error:
                     self._console.say(f"{error}; serving its functions as they were")
                     continue

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -80,10 +80,14 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def read(paths: Sequence[Path]) -> Manifests:
-    """Read every manifest under the paths. What is wrong with a file is in `problems`; raises `NoSuchPath` alone."""
+def read(paths: Sequence[Path], known: Collection[Path] = ()) -> Manifests:
+    """Read every manifest under the paths. What is wrong with a file is in `problems`; raises `NoSuchPath` alone.
+
+    `known` are files that are known to be manifests, as if they were named in `paths`.
+    """
     manifests = Manifests()
-    for path, named in find(paths):
+    for path, chosen in find(paths):
+        named = chosen or path in known
         try:
             size = path.stat().st_size
             if size > MAX_FILE_BYTES and not named:
