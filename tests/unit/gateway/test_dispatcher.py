@@ -1,0 +1,432 @@
+"""The dispatcher's promises, one by one, and then all at once against random histories."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+from kappa_core.errors import FunctionFailed, FunctionNotFound, Throttled
+from kappa_core.function import Function
+from kappa_gateway.backend import Pod
+from kappa_gateway.dispatcher import LONGEST_PAUSE, Dispatcher
+from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
+
+FUNCTION = Function.model_validate(
+    {
+        "metadata": {"name": "f"},
+        "spec": {"runtime": "python3.13", "handler": "main.handler", "code": {"inline": "x"}},
+    }
+)
+
+
+class World:
+    """A dispatcher with a clock in the test's hand, and one function."""
+
+    def __init__(self, **limits):
+        self.now = 1000.0
+        self.alarms = []
+        self.waited = []
+        self.dispatcher = Dispatcher(
+            lambda: self.now, on_alarm=self.alarms.append, on_waiting=self.waited.append, **limits
+        )
+        self.function = FunctionState("default", "f")
+        self.function.function = FUNCTION
+        self.function.max_replicas = 10
+        self.count = 0
+
+    def pod(self, concurrency=1, status=PodStatus.READY):
+        self.count += 1
+        pod = PodState(
+            Pod("default", f"p{self.count}", "f", "10.0.0.1", 8080, concurrency, "lambda"), self.function, self.now
+        )
+        self.function.pods[pod.pod.name] = pod
+        if status is not PodStatus.STARTING:
+            self.dispatcher.set_status(pod, status)
+        return pod
+
+    def ask(self):
+        """A ticket that asked for a slot."""
+        ticket = RecordingTicket(self.function)
+        ticket.wake = ticket.record
+        self.dispatcher.acquire(ticket)
+        return ticket
+
+
+class RecordingTicket(Ticket):
+    __slots__ = ("wakes",)
+
+    def __init__(self, function):
+        super().__init__(function)
+        self.wakes = 0
+
+    def record(self):
+        self.wakes += 1
+
+
+def test_a_free_slot_is_taken_at_once():
+    world = World()
+    pod = world.pod()
+    ticket = world.ask()
+    assert ticket.pod is pod
+    assert ticket.wakes == 0
+    assert pod.outstanding == 1
+
+
+def test_without_a_slot_the_first_that_waits_is_woken_first():
+    world = World()
+    pod = world.pod()
+    running = world.ask()
+    first, second = world.ask(), world.ask()
+    assert first.pod is second.pod is None
+    world.dispatcher.release(running)
+    assert first.pod is pod
+    assert first.wakes == 1
+    assert second.pod is None
+
+
+def test_the_start_of_waiting_is_told_once():
+    world = World()
+    world.ask()
+    world.ask()
+    assert world.waited == [world.function]
+
+
+def test_the_least_busy_pod_is_taken():
+    world = World()
+    pods = [world.pod(concurrency=3), world.pod(concurrency=3)]
+    for _ in range(6):
+        world.ask()
+        assert abs(pods[0].outstanding - pods[1].outstanding) <= 1
+    assert [pod.outstanding for pod in pods] == [3, 3]
+    assert world.ask().pod is None
+
+
+def test_a_slot_is_given_back_once_however_often_it_is_released():
+    world = World()
+    pod = world.pod()
+    ticket = world.ask()
+    for _ in range(3):
+        world.dispatcher.release(ticket)
+    assert pod.outstanding == 0
+    assert world.function.in_flight == 0
+
+
+def test_who_stops_waiting_is_skipped():
+    world = World()
+    gone, stays = world.ask(), world.ask()
+    world.dispatcher.release(gone)
+    pod = world.pod()
+    assert gone.pod is None
+    assert gone.wakes == 0
+    assert stays.pod is pod
+
+
+def test_the_queue_has_a_limit_and_says_when_to_come_back():
+    world = World(queue_limit=2)
+    world.ask()
+    world.ask()
+    with pytest.raises(Throttled) as refused:
+        world.ask()
+    assert refused.value.retry_after >= 1
+    assert "default/f" in refused.value.message
+
+
+def test_waiting_ends_with_throttled():
+    world = World(max_wait=60)
+    ticket = world.ask()
+    world.now += 30
+    later = world.ask()
+    world.now += 30
+    world.dispatcher.expire()
+    assert isinstance(ticket.error, Throttled)
+    assert ticket.wakes == 1
+    assert later.error is None
+    world.dispatcher.release(ticket)
+    assert world.pod().outstanding == 1
+
+
+def test_max_replicas_zero_refuses_at_once_even_with_a_pod():
+    world = World()
+    world.pod()
+    world.function.max_replicas = 0
+    with pytest.raises(Throttled) as refused:
+        world.ask()
+    assert refused.value.reason == "ReservedFunctionConcurrentInvocationLimitExceeded"
+    assert "maxReplicas" in refused.value.message
+
+
+def test_max_replicas_zero_ends_the_waiting():
+    world = World()
+    ticket = world.ask()
+    world.function.max_replicas = 0
+    world.dispatcher.changed(world.function)
+    assert isinstance(ticket.error, Throttled)
+
+
+def test_a_deleted_function_ends_the_waiting():
+    world = World()
+    ticket = world.ask()
+    world.function.function = None
+    world.dispatcher.changed(world.function)
+    assert isinstance(ticket.error, FunctionNotFound)
+    with pytest.raises(FunctionNotFound):
+        world.ask()
+
+
+def test_a_failed_function_ends_the_waiting_unless_a_pod_serves():
+    world = World()
+    ticket = world.ask()
+    world.function.failure = FunctionFailed("no such image", reason="ImagePullFailed")
+    world.dispatcher.changed(world.function)
+    assert isinstance(ticket.error, FunctionFailed)
+    with pytest.raises(FunctionFailed):
+        world.ask()
+    pod = world.pod()
+    assert world.ask().pod is pod
+    assert world.ask().pod is None  # waits: the pod of an earlier state still serves
+
+
+def test_a_pod_that_says_busy_is_left_alone_for_a_while_and_the_request_goes_elsewhere():
+    world = World()
+    full, other = world.pod(), world.pod()
+    ticket = world.ask()
+    first = ticket.pod
+    second = other if first is full else full
+    assert world.dispatcher.refused(ticket, draining=False)
+    assert ticket.pod is second
+    waiting = world.ask()
+    assert waiting.pod is None
+    assert first.outstanding == 0
+    world.now = world.alarms[-1]
+    world.dispatcher.tick()
+    assert waiting.pod is first
+
+
+def test_the_pause_after_busy_doubles_up_to_a_limit_and_ends_with_success():
+    world = World()
+    pod = world.pod()
+    ticket = world.ask()
+    pauses = []
+    for _ in range(8):
+        before = world.now
+        assert not world.dispatcher.refused(ticket, draining=False)
+        world.now = world.alarms[-1]
+        pauses.append(world.now - before)
+        world.dispatcher.tick()
+        assert ticket.pod is pod
+    assert pauses[:3] == pytest.approx([0.01, 0.02, 0.04])
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE)
+    world.dispatcher.release(ticket, 0.1)
+    assert pod.backoff == 0
+
+
+def test_our_own_release_at_a_busy_pod_frees_a_slot_there():
+    world = World()
+    pod = world.pod(concurrency=3)
+    running, refused = world.ask(), world.ask()
+    assert not world.dispatcher.refused(refused, draining=False)
+    assert (pod.outstanding, pod.limit) == (1, 1)
+    world.dispatcher.release(running, 0.1)
+    assert refused.pod is pod
+
+
+def test_a_refused_request_keeps_its_place():
+    world = World()
+    world.pod()
+    first = world.ask()
+    second = world.ask()
+    assert not world.dispatcher.refused(first, draining=False)
+    third = world.ask()
+    assert list(world.function.waiters) == [first, second, third]
+
+
+def test_a_draining_pod_gets_nothing_new():
+    world = World()
+    pod = world.pod()
+    ticket = world.ask()
+    assert not world.dispatcher.refused(ticket, draining=True)
+    world.dispatcher.set_status(pod, PodStatus.READY)
+    assert ticket.pod is None
+    assert pod.status is PodStatus.DRAINING
+
+
+def test_an_unreachable_pod_waits_for_the_dialer():
+    world = World()
+    pod = world.pod()
+    ticket = world.ask()
+    assert not world.dispatcher.unreachable(ticket)
+    assert pod.status is PodStatus.STARTING
+    world.dispatcher.set_status(pod, PodStatus.READY)
+    assert ticket.pod is pod
+
+
+def test_a_pod_whose_init_failed_serves_only_when_there_is_no_hope_of_another():
+    world = World()
+    failed = world.pod(status=PodStatus.INIT_FAILED)
+    starting = world.pod(status=PodStatus.STARTING)
+    ticket = world.ask()
+    assert ticket.pod is None
+    world.dispatcher.set_status(starting, PodStatus.INIT_FAILED)
+    assert ticket.pod in (failed, starting)
+
+
+def test_terminating_pods_finish_what_they_have():
+    world = World()
+    pod = world.pod()
+    ticket = world.ask()
+    waiting = world.ask()
+    world.dispatcher.set_status(pod, PodStatus.DRAINING)
+    world.dispatcher.release(ticket, 0.1)
+    assert waiting.pod is None
+    assert pod.outstanding == 0
+
+
+def test_a_changed_capacity_counts_at_once():
+    world = World()
+    pod = world.pod(concurrency=1)
+    world.ask()
+    waiting = world.ask()
+    world.dispatcher.set_capacity(pod, 2)
+    assert waiting.pod is pod
+
+
+def test_means_follow_what_is_measured():
+    world = World()
+    world.pod()
+    for duration in (1.0, 2.0):
+        world.dispatcher.release(world.ask(), duration)
+    assert world.function.mean_duration == pytest.approx(1.2)
+    assert world.function.peak_in_flight == 1
+
+
+class DispatcherMachine(RuleBasedStateMachine):
+    """Random histories of requests, pods and time, checked after every step."""
+
+    pods = Bundle("pods")
+    held = Bundle("held")
+
+    def __init__(self):
+        super().__init__()
+        self.world = World(queue_limit=5, max_wait=10)
+        self.tickets = []
+
+    def _ask(self):
+        ticket = RecordingTicket(self.world.function)
+        ticket.wake = ticket.record
+        try:
+            self.world.dispatcher.acquire(ticket)
+        except (Throttled, FunctionNotFound, FunctionFailed):
+            assert ticket.pod is None
+            return
+        self.tickets.append(ticket)
+
+    def _holders(self):
+        return [ticket for ticket in self.tickets if ticket.pod is not None]
+
+    @rule()
+    def ask(self):
+        self._ask()
+
+    @rule(
+        target=pods,
+        concurrency=st.integers(1, 3),
+        status=st.sampled_from([PodStatus.READY, PodStatus.STARTING, PodStatus.INIT_FAILED]),
+    )
+    def add_pod(self, concurrency, status):
+        return self.world.pod(concurrency, status)
+
+    @rule(
+        pod=pods,
+        status=st.sampled_from([PodStatus.READY, PodStatus.STARTING, PodStatus.INIT_FAILED, PodStatus.DRAINING]),
+    )
+    def pod_changes(self, pod, status):
+        self.world.dispatcher.set_status(pod, status)
+
+    @rule(pod=consumes(pods))
+    def pod_goes(self, pod):
+        self.world.function.pods.pop(pod.pod.name, None)
+        self.world.dispatcher.set_status(pod, PodStatus.GONE)
+
+    @precondition(lambda self: self._holders())
+    @rule(data=st.data(), duration=st.one_of(st.none(), st.floats(0.001, 5)))
+    def end(self, data, duration):
+        ticket = data.draw(st.sampled_from(self._holders()))
+        self.world.dispatcher.release(ticket, duration)
+        self.tickets.remove(ticket)
+
+    @precondition(lambda self: self._holders())
+    @rule(data=st.data(), how=st.sampled_from(["busy", "draining", "unreachable"]))
+    def refuse(self, data, how):
+        ticket = data.draw(st.sampled_from(self._holders()))
+        dispatcher = self.world.dispatcher
+        try:
+            if how == "unreachable":
+                got = dispatcher.unreachable(ticket)
+            else:
+                got = dispatcher.refused(ticket, draining=how == "draining")
+        except (Throttled, FunctionNotFound, FunctionFailed):
+            assert ticket.pod is None
+            self.tickets.remove(ticket)
+            return
+        assert got == (ticket.pod is not None)
+
+    @precondition(lambda self: self.world.function.waiters)
+    @rule(data=st.data())
+    def give_up(self, data):
+        ticket = data.draw(st.sampled_from(list(self.world.function.waiters)))
+        self.world.dispatcher.release(ticket)
+        self.tickets.remove(ticket)
+
+    @rule(seconds=st.floats(0.001, 12))
+    def time_passes(self, seconds):
+        self.world.now += seconds
+        self.world.dispatcher.tick()
+        self.world.dispatcher.expire()
+
+    @rule(count=st.integers(0, 3))
+    def scale_limit(self, count):
+        self.world.function.max_replicas = count
+        self.world.dispatcher.changed(self.world.function)
+
+    @rule(exists=st.booleans(), failed=st.booleans())
+    def function_changes(self, exists, failed):
+        self.world.function.function = FUNCTION if exists else None
+        self.world.function.failure = FunctionFailed("broken", reason="CodeUnreadable") if failed else None
+        self.world.dispatcher.changed(self.world.function)
+
+    @invariant()
+    def nobody_is_lost_and_nothing_leaks(self):
+        function = self.world.function
+        self.tickets = [ticket for ticket in self.tickets if ticket.error is None]
+        for ticket in self.tickets:
+            assert (ticket.pod is not None) != (ticket in function.waiters)
+        assert len(function.waiters) == sum(ticket.pod is None for ticket in self.tickets)
+        holders = self._holders()
+        assert function.in_flight == len(holders)
+        seen = {ticket.pod for ticket in holders} | set(function.pods.values())
+        for pod in seen:
+            assert pod.outstanding == sum(ticket.pod is pod for ticket in holders)
+            assert 0 <= pod.outstanding <= pod.capacity
+
+    @invariant()
+    def order_is_kept_and_nobody_waits_beside_a_free_slot(self):
+        function = self.world.function
+        numbers = [ticket.number for ticket in function.waiters]
+        assert numbers == sorted(numbers)
+        for pod in function.available:
+            assert pod.status is PodStatus.READY
+            assert pod.outstanding < pod.limit
+        if function.waiters:
+            assert not function.available
+            assert function.function is not None
+            assert function.max_replicas
+
+    @invariant()
+    def every_free_slot_is_known(self):
+        for pod in self.world.function.pods.values():
+            free = pod.status is PodStatus.READY and pod.outstanding < pod.limit
+            assert (pod in self.world.function.available) == free
+
+
+TestDispatcherMachine = DispatcherMachine.TestCase
+TestDispatcherMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
