@@ -17,11 +17,14 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 from urllib.parse import urlsplit
 
 from kappa_core.agent_config import AgentConfig
 from kappa_runtime.code import CodeUnreadable
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 MAX_ARCHIVE: Final = 256 * 1024 * 1024
 MAX_UNPACKED: Final = 1024 * 1024 * 1024
@@ -96,15 +99,14 @@ def _s3(url: str) -> Iterator[bytes]:
     from obstore.store import S3Store
 
     parts = urlsplit(url)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint: str | None = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     try:
-        store = S3Store(
-            parts.netloc,
-            region=region,
-            client_options={"allow_http": bool(endpoint and endpoint.startswith("http://")), "timeout": "60s"},
-            **({"endpoint": endpoint} if endpoint else {}),
-        )
+        options: ClientConfig = {"allow_http": bool(endpoint and endpoint.startswith("http://")), "timeout": "60s"}
+        if endpoint:
+            store = S3Store(parts.netloc, region=region, endpoint=endpoint, client_options=options)
+        else:
+            store = S3Store(parts.netloc, region=region, client_options=options)
         for chunk in obstore.get(store, parts.path.lstrip("/")).stream(_CHUNK):
             yield bytes(chunk)
     except (NotFoundError, FileNotFoundError):
@@ -122,7 +124,10 @@ def check(file: BinaryIO, sha256: str, url: str) -> None:
     if not sha256:
         return
     file.seek(0)
-    found = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    found = digest.hexdigest()
     if found != sha256.lower():
         raise CodeUnreadable(
             f"the archive {_shown(url)} has SHA-256 {found}, not {sha256} as the Function says: set code.archive.sha256"

@@ -101,6 +101,7 @@ class HttpProtocol(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
+            # a server may answer as if it had not been asked; what follows is in no protocol known here
             self._refuse(400, "protocol upgrades are not supported here")
         except httptools.HttpParserError as error:
             self._refuse(400, f"this is no HTTP/1.1 request: {error}")
@@ -114,7 +115,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # a client that shuts its side and still reads the answer gets it
-        return self._current is not None
+        return self._close_after_last()
 
     # httptools
 
@@ -216,21 +217,23 @@ class HttpProtocol(asyncio.Protocol):
             self.handle(request)
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer and close: what follows on this connection cannot be told apart."""
+        """Answer and close, for what follows on this connection cannot be told apart; whole requests before it are answered."""
         self._refused = status
-        if self.transport is None:
+        if self.transport is None or self._close_after_last():
             return
-        if self._current is None and not self._queue:
-            body = self.error_body(status, message)
-            self.transport.write(
-                b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
-                % (status, REASONS[status], len(body), body)
-            )
-        elif self._current is not None:
-            # the answer to the request before goes out, then the connection ends
-            self._current.keep_alive = False
-            return
+        body = self.error_body(status, message)
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+            % (status, REASONS[status], len(body), body)
+        )
         self.transport.close()
+
+    def _close_after_last(self) -> bool:
+        """Close once every request that came is answered. False when there is none."""
+        last = self._queue[-1] if self._queue else self._current
+        if last is not None:
+            last.keep_alive = False
+        return last is not None
 
     def _reset(self) -> None:
         self._target = b""

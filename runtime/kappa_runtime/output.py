@@ -61,6 +61,8 @@ class Output:
         self._line_start = data.endswith(b"\n")
         if not self._waiting:
             self.flush()
+        else:
+            self._tell_full()
 
     def line(self, data: bytes) -> None:
         """The agent's own whole lines: they wait a little for more, and start a new line where a function left one open."""
@@ -109,6 +111,9 @@ class Output:
             if self._left_out:
                 left_out, self._left_out = self._left_out, 0
                 self.line(b"kappa: %d log lines of the platform were left out: stdout was not read\n" % left_out)
+        self._tell_full()
+
+    def _tell_full(self) -> None:
         if self._size > HIGH_WATER and not self.full:
             self.full = True
             self._on_full(True)

@@ -313,8 +313,7 @@ class RuntimeProcess:
         if state is State.BUSY:
             self._end_invocation(errors.EXIT_ERROR, errors.exited(status))
         self._close_pipe()
-        for connection in list(self.connections):
-            connection.abort()
+        self.hang_up()
         self._next = None
         restart = self._restart or state in (State.BUSY, State.RETURNING)
         within, self._restart = self._within_invocation and self._restart, False
@@ -344,6 +343,11 @@ class RuntimeProcess:
         """The agent ends: send its processes a signal, and start none any more."""
         self.stopping = True
         self._signal_group(number)
+
+    def hang_up(self) -> None:
+        """End its connections."""
+        for connection in list(self.connections):
+            connection.abort()
 
     def kill(self) -> None:
         self._kill_group()

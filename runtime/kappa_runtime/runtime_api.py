@@ -61,6 +61,10 @@ class RuntimeApiProtocol(HttpProtocol):
                 return
         self._fail(404, "NotFound", f"the Runtime API has no {request.method.decode()} {path.decode(errors='replace')}")
 
+    def eof_received(self) -> bool:
+        # a runtime process that shuts its side has ended
+        return False
+
     def closed(self) -> None:
         self._process.connections.discard(self)
         self._process.on_connection_lost(self)

@@ -1,0 +1,192 @@
+"""Real agents on loopback: started, called over HTTP and stopped as a gateway and a kubelet do."""
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kappa_core import wire
+from kappa_core.agent_config import AgentConfig
+
+WITHIN = 20.0
+"""Seconds after which a test gives up waiting for a condition."""
+
+
+def until(condition: Callable[[], Any], what: str, within: float = WITHIN) -> Any:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {within} s: {what}")
+
+
+class Reply:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str | None:
+        return self.headers.get(wire.FUNCTION_ERROR)
+
+    @property
+    def log(self) -> str:
+        return base64.b64decode(self.headers[wire.LOG_RESULT]).decode()
+
+
+class Agent:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def connection(self, timeout: float = WITHIN) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Reply:
+        with contextlib.closing(self.connection()) as connection:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Reply(response.status, dict(response.getheaders()), response.read())
+
+    def invoke(self, event: Any = None, **headers: str) -> Reply:
+        """`headers`: names with underscores for hyphens."""
+        body = json.dumps({} if event is None else event).encode()
+        return self.request(
+            "POST", wire.INVOKE_PATH, body, {name.replace("_", "-"): value for name, value in headers.items()}
+        )
+
+    def ready(self, wait: float = WITHIN) -> Reply:
+        return self.request("GET", f"{wire.READY_PATH}?wait={wait}")
+
+    def runtimes(self) -> list[int]:
+        """The pids of its runtime processes."""
+        return children(self.process.pid)
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        self.terminate()
+        return self.process.wait(WITHIN)
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Agents:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: list[Agent] = []
+
+    def start(
+        self,
+        code: str = "",
+        *,
+        env: dict[str, str] | None = None,
+        stdout: int | None = None,
+        files: dict[str, str] | None = None,
+        **config: Any,
+    ) -> Agent:
+        """An agent of inline code (dedented); `config` as in `AgentConfig`."""
+        number = len(self._running)
+        task_root = self.folder / f"task{number}"
+        task_root.mkdir()
+        for name, text in (files or {}).items():
+            path = task_root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+            path.chmod(0o755)
+        read_end, write_end = os.pipe()
+        settings: dict[str, Any] = {
+            "function_name": "hello",
+            "runtime": "python3.13",
+            "handler": "main.handler",
+            "code_inline": textwrap.dedent(code),
+            "task_root": str(task_root),
+            "host": "127.0.0.1",
+            "port": 0,
+            "runtime_api_port": 0,
+            "timeout": 10.0,
+            "announce_fd": write_end,
+            "parent_death": True,
+        }
+        variables = AgentConfig(**(settings | config)).to_env()
+        log = self.folder / f"log{number}"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "kappa_runtime"],
+                env={"PATH": os.environ["PATH"], **(env or {}), **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=file if stdout is None else stdout,
+                stderr=file,
+                pass_fds=(write_end,),
+                cwd=self.folder,
+            )
+        os.close(write_end)
+        with os.fdopen(read_end) as announced:
+            line = announced.readline()
+        assert line, f"the agent announced no port: {log.read_text()}"
+        agent = Agent(process, json.loads(line)["port"], log)
+        self._running.append(agent)
+        return agent
+
+    def stop(self) -> None:
+        for agent in self._running:
+            if agent.process.poll() is None:
+                agent.process.kill()
+            agent.process.wait()
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[Agents]:
+    running = Agents(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., Any]:
+    return until
+
+
+@pytest.fixture
+def is_alive() -> Callable[[int], bool]:
+    return alive
+
+
+@pytest.fixture
+def children_of() -> Callable[[int], list[int]]:
+    return children
