@@ -1,5 +1,6 @@
 """What a function is and how it runs."""
 
+import re
 from decimal import Decimal
 from typing import ClassVar, Final, Literal, Self
 
@@ -14,6 +15,8 @@ from kappa_core.function.pod import PodTemplate
 
 MAX_TIMEOUT: Final = "1h"
 MIN_MEMORY: Final = "32Mi"
+MODULE_FUNCTION: Final = r"^[A-Za-z_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\.[A-Za-z_][A-Za-z0-9_]*$"
+"""Python's handlers; other runtimes have forms of their own, such as `Package::method`."""
 
 
 class Scaling(SpecModel):
@@ -80,7 +83,7 @@ class FunctionSpec(SpecModel):
     )
     handler: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\.[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=r"^[!-~]+$",
         max_length=128,
         description="What is called, as in Lambda: module.function, such as main.handler. Needed unless code.image is set.",
     )
@@ -144,6 +147,17 @@ class FunctionSpec(SpecModel):
             cel="has(self.code.image) || has(self.handler)",
             holds=lambda self: self.code.image is not None or self.handler is not None,
             message="needed unless code.image is set; write module.function, such as main.handler",
+            field="handler",
+        ),
+        Rule(
+            cel="!has(self.handler) || !(has(self.code.inline) || has(self.runtime) && self.runtime.startsWith('python'))"
+            f" || self.handler.matches(r'{MODULE_FUNCTION}')",
+            holds=lambda self: (
+                self.handler is None
+                or not (self.code.inline or (self.runtime or "").startswith("python"))
+                or re.search(MODULE_FUNCTION, self.handler) is not None
+            ),
+            message="must be module.function, such as main.handler, with inline code and with Python",
             field="handler",
         ),
         Rule(
