@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -37,8 +38,9 @@ class KappaLocal:
         self.options = options
         self.output = ""
         self.port = 0
-        self.state = tempfile.TemporaryDirectory(prefix="kappa-test-")
-        self.env = {**os.environ, "TMPDIR": self.state.name, **(env or {})}
+        self.temporary = Path(tempfile.mkdtemp(prefix="kappa-test-"))
+        """What it takes for the system's temporary folder; `stop` removes it."""
+        self.env = {**os.environ, "TMPDIR": str(self.temporary), **(env or {})}
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -111,7 +113,7 @@ class KappaLocal:
         finally:
             if not self.ended:
                 self.signal(signal.SIGKILL)
-            self.state.cleanup()
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
     async def request(
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
@@ -138,7 +140,7 @@ class KappaLocal:
 
     def folders(self) -> list[Path]:
         """What it keeps in the temporary folder."""
-        return list(Path(self.env["TMPDIR"]).iterdir())
+        return list(self.temporary.iterdir())
 
     def children(self) -> set[int]:
         """Every process below it."""

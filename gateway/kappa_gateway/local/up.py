@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT: Final = 3.0
 """Seconds that running requests have after the first Ctrl-C."""
-STOP_GRACE: Final = 2.0
+STOP_GRACE: Final = 1.0
 """Seconds that the functions' processes have after that."""
 
 

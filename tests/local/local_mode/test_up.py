@@ -307,12 +307,11 @@ async def test_a_gateway_that_is_killed_leaves_no_child_and_its_folder_is_remove
     assert local.folders(), "nobody was left to remove it"
     await local.wait()
     again = KappaLocal(*local.paths)
-    again.state = local.state
-    again.env["TMPDIR"] = local.state.name
+    again.env["TMPDIR"] = str(local.temporary)
     try:
         await again.start()
         await again.invoke("hello")
-        assert len(again.folders()) == 1, "its own alone"
+        assert len(local.folders()) == 1, "its own alone"
     finally:
         await again.stop()
 
@@ -328,7 +327,7 @@ async def test_a_taken_port_is_said_with_the_way_out(manifest: Any) -> None:
         f"kappa: 127.0.0.1:{port} is taken by another program: stop that, or take another port: "
         f"kappa local up {path} --port {port + 1}\n"
     )
-    local.state.cleanup()
+    await local.stop()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +343,7 @@ async def test_an_address_that_is_not_ours_is_said(manifest: Any, options: tuple
     assert await local.wait() == 1
     assert says in local.output
     assert "Traceback" not in local.output
-    local.state.cleanup()
+    await local.stop()
 
 
 async def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -352,7 +351,7 @@ async def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
     await local.spawn()
     assert await local.wait() == 1
     assert local.output == f"kappa: {tmp_path}/nowhere is not there: name a manifest, or a folder with manifests\n"
-    local.state.cleanup()
+    await local.stop()
 
 
 async def test_a_program_that_a_function_left_behind_holds_nothing_up(manifest: Any, kappa: Any) -> None:
