@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 BUILDER ?= docker
 TAG ?= dev
+PORT ?= 8080
 REGISTRY ?= kappa
 CODE := core operator gateway runtime tests
 
@@ -28,8 +29,8 @@ $(VENV)/.dev: $(VENV)/.local
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[local,operator]' --group dev
 	@touch $@
 
-run: $(VENV)/.local  ## serve examples/01-hello on 127.0.0.1:8080, without a cluster
-	@$(BIN)/kappa local up examples/01-hello
+run: $(VENV)/.local  ## serve examples/01-hello on 127.0.0.1:8080, without a cluster (PORT=8081 for another port)
+	@$(BIN)/kappa local up examples/01-hello --port $(PORT)
 
 test: $(VENV)/.dev  ## every test that needs no cluster
 	@$(BIN)/pytest -m 'not cluster and not helm'

@@ -12,7 +12,7 @@ def main() -> int:
             raise
         print(missing(error.name or "a package"), file=sys.stderr)
         return 1
-    run()
+    return run()
 
 
 def missing(package: str) -> str:

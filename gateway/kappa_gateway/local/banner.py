@@ -10,7 +10,8 @@ _SHOWN: Final = 20
 """Functions that are listed; the rest are counted."""
 
 
-def text(catalog: Mapping[Key, Entry], host: str, port: int) -> str:
+def text(catalog: Mapping[Key, Entry], host: str, port: int, command: str = "kappa") -> str:
+    """`command` is how the user's shell calls `kappa`."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     base = f"http://{shown}:{port}"
     runnable = [key for key, entry in catalog.items() if entry.workload is not None]

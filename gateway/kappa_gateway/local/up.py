@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -129,7 +130,18 @@ async def _greet(gateway: Gateway, backend: LocalBackend, console: Console, opti
     await gateway.registry.synced.wait()
     if options.host not in ("127.0.0.1", "::1", "localhost"):
         console.say(f"whoever reaches {options.host}:{port} can run these functions: there is no password on them")
-    console.plain(banner.text(backend.catalog, options.host, port))
+    console.plain(banner.text(backend.catalog, options.host, port, command()))
+
+
+def command() -> str:
+    """How this shell calls `kappa`: by its name, or by its path where the environment is not activated."""
+    called = Path(sys.argv[0])
+    if called.name != "kappa" or shutil.which("kappa") == str(called):
+        return "kappa"
+    try:
+        return str(called.relative_to(Path.cwd()))
+    except ValueError:
+        return str(called)
 
 
 def _check_port(options: Options) -> None:
@@ -145,7 +157,7 @@ def _check_port(options: Options) -> None:
         raise CannotStart(f"{options.host} is no address of this machine ({error.strerror}): see --host") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            again = shlex.join(["kappa", "local", "up", *map(str, options.paths), "--port", str(options.port + 1)])
+            again = shlex.join([command(), "local", "up", *map(str, options.paths), "--port", str(options.port + 1)])
             raise CannotStart(
                 f"{address} is taken by another program: stop that, or take another port: {again}"
             ) from None
