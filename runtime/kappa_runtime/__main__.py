@@ -36,7 +36,10 @@ def main() -> int:
     except OSError as error:
         print(f"kappa-agent: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    from kappa_runtime.agent import run
+    from kappa_runtime import no_tls
+
+    with no_tls.active():
+        from kappa_runtime.agent import run
 
     return run(config, start)
 

@@ -31,8 +31,6 @@ from kappa_runtime.server import AgentProtocol
 LINGER: Final = 0.5
 """Seconds after SIGTERM in which the agent still answers `draining`, while a gateway is connected: a request that is on
 its way gets an answer, not a broken connection."""
-HANG_UP: Final = 0.3
-"""Seconds after the SIGTERM until its held request for work is cut off: awslambdaric's exit waits for that."""
 STOP_GRACE: Final = 2.0
 """Seconds between a runtime process's SIGTERM and its SIGKILL when the agent ends."""
 FLUSH_GRACE: Final = 1.0
@@ -279,11 +277,10 @@ class Agent:
             self._give_up_all()
         for process in self._processes:
             process.stop(signal.SIGTERM)
-        stopping = self.loop.time()
-        await self._until(lambda: not self._running(), stopping + HANG_UP)
         for process in self._processes:
+            # a handler that it has for the signal runs once its wait for work ends
             process.hang_up()
-        await self._until(lambda: not self._running(), stopping + STOP_GRACE)
+        await self._until(lambda: not self._running(), self.loop.time() + STOP_GRACE)
         for process in self._processes:
             process.stop(signal.SIGKILL)
         await self._until(lambda: not self.connections, began + LINGER)

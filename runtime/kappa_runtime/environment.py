@@ -32,7 +32,7 @@ def command(config: "AgentConfig | Settings") -> list[str]:
     """
     if config.runtime.startswith("python") or not config.runtime:
         # -P: the task root comes first by PYTHONPATH, so it does even where PYTHONSAFEPATH is set
-        return [sys.executable, "-P", "-m", "awslambdaric", config.handler]
+        return [sys.executable, "-P", "-m", "kappa_runtime.python_runtime", config.handler]
     candidates = [os.path.join(config.task_root, BOOTSTRAP), os.path.join("/opt", BOOTSTRAP)]
     for candidate in candidates:
         if os.access(candidate, os.X_OK) and os.path.isfile(candidate):

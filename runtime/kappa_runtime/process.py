@@ -120,6 +120,9 @@ class RuntimeProcess:
 
     def on_next(self, connection: "RuntimeApiProtocol") -> None:
         """It asks for work: an invocation, now or when there is one."""
+        if self.stopping:
+            connection.abort()
+            return
         state = self.state
         if state is State.BUSY:
             # a sidecar's container was started anew, or a runtime gave its invocation up: that one has no answer

@@ -109,13 +109,12 @@ def exchange(connection: socket.socket, request: bytes) -> bytes:
 
 def start_up(arguments: argparse.Namespace) -> dict[str, float]:
     """Milliseconds since exec."""
-    with agent(arguments) as (_, port, began):
-        with connect(port) as connection:
-            accepted = time.perf_counter()
-            exchange(connection, f"GET {wire.READY_PATH}?wait=10 HTTP/1.1\r\nHost: agent\r\n\r\n".encode())
-            ready = time.perf_counter()
-            exchange(connection, REQUEST)
-            answered = time.perf_counter()
+    with agent(arguments) as (_, port, began), connect(port) as connection:
+        accepted = time.perf_counter()
+        exchange(connection, f"GET {wire.READY_PATH}?wait=10 HTTP/1.1\r\nHost: agent\r\n\r\n".encode())
+        ready = time.perf_counter()
+        exchange(connection, REQUEST)
+        answered = time.perf_counter()
     return {
         "accept_ms": (accepted - began) * 1000,
         "ready_ms": (ready - began) * 1000,
