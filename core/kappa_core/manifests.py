@@ -4,6 +4,7 @@ The Deployment has no `spec.replicas`: scaling alone moves them. Settings that o
 (`scaling`, `async`) leave no trace in the pod template, so changing them rolls no pods.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -262,7 +263,7 @@ def _agent_container(function: Function, platform: Platform) -> Manifest:
             "env": _agent_env(function, platform),
             "ports": [{"name": "http", "containerPort": names.AGENT_PORT}],
             "readinessProbe": _ready_probe(),
-            "resources": AGENT_RESOURCES,
+            "resources": copy.deepcopy(AGENT_RESOURCES),
             "securityContext": _merge(CONTAINER_SECURITY, function.spec.pod_template.container_security_context),
         }
     )
@@ -320,7 +321,7 @@ def _literal(value: str) -> str:
 
 def _merge(defaults: Manifest, overrides: Manifest | None) -> Manifest:
     """`overrides` over `defaults`, field by field; a null takes a default away."""
-    merged = {**defaults, **(overrides or {})}
+    merged = {**copy.deepcopy(defaults), **(overrides or {})}
     return {key: value for key, value in merged.items() if value is not None}
 
 

@@ -1,0 +1,178 @@
+"""A Kubernetes API in memory, with as much of server-side apply as reconciling needs."""
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from kappa_core import names
+from kappa_operator import cache as facts
+from kappa_operator.cache import Cache
+from kappa_operator.client import ApiError
+
+Json = dict[str, Any]
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+class FakeApi:
+    """Objects by path. `calls` lists (method, path); `hook(count, done)` runs before (False) and after (True) each call."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Json] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.hook: Callable[[int, bool], None] = lambda count, done: None
+        self._versions = itertools.count(1)
+
+    def writes(self) -> list[str]:
+        return [path.rsplit("/namespaces/", 1)[1] for method, path in self.calls if method != "GET"]
+
+    def put(self, path: str, item: Json) -> Json:
+        item = copy.deepcopy(item)
+        item["metadata"]["resourceVersion"] = str(next(self._versions))
+        self.objects[path] = item
+        return item
+
+    async def get(self, path: str) -> Json:
+        return self._call("GET", path, lambda: self._found(path))
+
+    async def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
+        return self._call("PATCH", path, lambda: self._apply(path, copy.deepcopy(body), force))
+
+    def _call(self, method: str, path: str, effect: Callable[[], Json]) -> Json:
+        self.calls.append((method, path))
+        self.hook(len(self.calls), False)
+        answer = copy.deepcopy(effect())
+        self.hook(len(self.calls), True)
+        return answer
+
+    def _found(self, path: str) -> Json:
+        if path not in self.objects:
+            raise ApiError(404, "NotFound", f"{path} not found")
+        return self.objects[path]
+
+    def _apply(self, path: str, body: Json, force: bool) -> Json:
+        if path.endswith("/status"):
+            return self._apply_status(path.removesuffix("/status"), body)
+        known = self.objects.get(path)
+        if known is None:
+            body["metadata"].update(uid=f"uid-of-{path}", generation=1)
+            body["metadata"]["managedFields"] = [_managed(body)]
+            body["status"] = {}
+            return self.put(path, body)
+        if not force and known["metadata"].get("manager") not in (None, names.FIELD_MANAGER):
+            raise ApiError(409, "Conflict", "Apply failed with 1 conflict")
+        wanted = body["metadata"].get("resourceVersion")
+        if wanted not in (None, known["metadata"]["resourceVersion"]):
+            raise ApiError(409, "Conflict", "the object has been modified")
+        merged = copy.deepcopy(known)
+        owned = known["metadata"].get("managedFields", [{}])[0].get("fieldsV1", {}).get("f:spec", {})
+        replicas = body["spec"].get("replicas", 1 if "f:replicas" in owned else known["spec"].get("replicas", 1))
+        merged["spec"] = {**body["spec"], "replicas": replicas}
+        merged["metadata"].update(
+            labels={**known["metadata"].get("labels", {}), **body["metadata"]["labels"]},
+            ownerReferences=body["metadata"]["ownerReferences"],
+            managedFields=[_managed(body)],
+        )
+        if merged == known:
+            return known
+        merged["metadata"]["generation"] = known["metadata"].get("generation", 0) + 1
+        return self.put(path, merged)
+
+    def _apply_status(self, path: str, body: Json) -> Json:
+        known = self._found(path)
+        if body["metadata"]["uid"] != known["metadata"]["uid"]:
+            raise ApiError(409, "Conflict", "the UID in the precondition does not match")
+        if known.get("status") == body["status"]:
+            return known
+        return self.put(path, {**known, "status": body["status"]})
+
+
+def _managed(body: Json) -> Json:
+    fields = {"f:replicas": {}} if "replicas" in body["spec"] else {}
+    return {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": fields}}
+
+
+class Cluster:
+    """A namespace as a user sees it, and the caches as a fresh list would fill them."""
+
+    DEPLOYMENT = "/apis/apps/v1/namespaces/default/deployments/fn-hello"
+    FUNCTION = "/apis/kappa.run/v1alpha1/namespaces/default/functions/{}"
+
+    def __init__(self) -> None:
+        self.api = FakeApi()
+        self.config_maps: dict[str, Json] = {}
+        self.pods: dict[str, Json] = {}
+
+    def apply_function(self, name: str = "hello", **spec: Any) -> Json:
+        path = self.FUNCTION.format(name)
+        known = self.api.objects.get(path, {"metadata": {"generation": 0, "uid": f"uid-{name}"}})
+        defaults = {"runtime": "python3.13", "handler": "main.handler", "code": {"inline": "x = 1"}}
+        metadata = {
+            **known["metadata"],
+            "name": name,
+            "namespace": "default",
+            "generation": known["metadata"]["generation"] + 1,
+        }
+        merged = {key: value for key, value in {**defaults, **spec}.items() if value is not None}
+        return self.api.put(path, {**known, "metadata": metadata, "spec": merged})
+
+    def function(self, name: str = "hello") -> Json:
+        return self.api.objects[self.FUNCTION.format(name)]
+
+    def condition(self, kind: str = "Ready", name: str = "hello") -> Json:
+        return next(c for c in self.function(name)["status"]["conditions"] if c["type"] == kind)
+
+    @property
+    def deployment(self) -> Json:
+        return self.api.objects[self.DEPLOYMENT]
+
+    def fill(self, cache: Cache) -> Cache:
+        """What lists would bring: everything there is, and nothing else."""
+        stores = (cache.functions, cache.deployments, cache.config_maps)
+        for store in stores:
+            store.begin_relist()
+        functions, deployments = {}, {}
+        for path, item in self.api.objects.items():
+            if "/functions/" in path:
+                functions[facts.object_key(item)] = facts.function_record(item)
+            elif (key := facts.deployment_function_key(item)) is not None:
+                deployments[key] = facts.deployment_record(item)
+        cache.functions.end_relist(functions)
+        cache.deployments.end_relist(deployments)
+        cache.config_maps.end_relist({key: facts.config_map_facts(raw) for key, raw in self.config_maps.items()})
+        for key, raw in self.pods.items():
+            cache.put_pod(key, facts.pod_record(raw))
+        return cache
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def killed() -> type[BaseException]:
+    return Killed
+
+
+class Clock:
+    """A clock that moves only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
