@@ -32,7 +32,7 @@ def text(catalog: Mapping[Key, Entry], host: str, port: int, command: str = "kap
             "Try:",
             f'  curl {base}/2015-03-31/functions/{lambda_name}/invocations -d \'{{"name": "Ada"}}\'',
             f"  curl {base}/fn/{namespace}/{name}",
-            f'  kappa invoke {lambda_name} -d \'{{"name": "Ada"}}\' --tail{gateway}',
+            f'  {command} invoke {lambda_name} -d \'{{"name": "Ada"}}\' --tail{gateway}',
         ]
     lines += ["", f"Edit a file and save: the next request runs it. The API: {base}/docs", ""]
     return "\n".join(lines)

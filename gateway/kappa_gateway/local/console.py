@@ -75,14 +75,18 @@ class Console:
             while (text := self._queue.get()) is not None:
                 self._out.write(text)
                 if self._queue.empty():
-                    if self._dropped:
-                        dropped, self._dropped = self._dropped, 0
-                        self._out.write(f"{self._prefix(SELF)}{dropped:,} lines left out: the terminal was too slow\n")
+                    self._write_dropped()
                     self._out.flush()
+            self._write_dropped()
             self._out.flush()
         except (OSError, ValueError):  # the reader has gone: the functions go on without one
             while self._queue.get() is not None:
                 pass
+
+    def _write_dropped(self) -> None:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._out.write(f"{self._prefix(SELF)}{dropped:,} lines left out: the terminal was too slow\n")
 
 
 def wants_color(out: TextIO, env: Mapping[str, str]) -> bool:
