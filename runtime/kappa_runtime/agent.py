@@ -20,7 +20,7 @@ import uvloop
 
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig, function_arn
-from kappa_runtime import code, environment, errors, launch, sidecar
+from kappa_runtime import code, environment, errors, launch
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
 from kappa_runtime.output import Output, Pipe, own_stdout
 from kappa_runtime.process import COMING, FETCH_LIMIT, INIT_LIMIT, RuntimeProcess, State
@@ -95,6 +95,8 @@ class Agent:
                 process.dispatch(invocation)
                 return
         bound = self.config.timeout + (INIT_LIMIT if self.code.ready else FETCH_LIMIT)
+        if invocation.deadline_ms:
+            bound = max(0.0, min(bound, invocation.deadline_ms / 1000 - time.time()))
         invocation.limit = bound
         invocation.timer = self.loop.call_later(bound, self._give_up_waiting, invocation)
         self.waiting.append(invocation)
@@ -137,9 +139,6 @@ class Agent:
 
     def _give_up_waiting(self, invocation: Invocation) -> None:
         self.waiting.remove(invocation)
-        for process in self._processes:
-            if process.state is State.RETURNING:
-                process.kill()
         self._fail_waiting(invocation, errors.start_timed_out(invocation.limit, within_invocation=True))
 
     def _start_more(self) -> None:
@@ -182,12 +181,6 @@ class Agent:
 
     def open_pipe(self, fd: int) -> Pipe:
         return Pipe(self.loop, fd, self.output, whole_lines=self.config.concurrency > 1)
-
-    def kill_sidecar(self) -> None:
-        sidecar.kill()
-
-    def sidecar_alive(self) -> bool:
-        return bool(sidecar.processes())
 
     def _add_process(self, listening: tuple[int, int] | None = None) -> RuntimeProcess:
         index = len(self._processes)

@@ -16,7 +16,7 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from kappa_runtime import errors, logs, procfs
+from kappa_runtime import errors, logs, procfs, sidecar
 from kappa_runtime.code import UNREADABLE
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
 from kappa_runtime.launch import Child
@@ -170,7 +170,9 @@ class RuntimeProcess:
         if self.state is State.IDLE:
             # it comes back, or its exit is seen
             self.state = State.RETURNING
-        elif self.state is State.BUSY and self._config.sidecar and not self._agent.sidecar_alive():
+            if not self._config.sidecar:
+                self._set_timer(INIT_LIMIT)
+        elif self.state is State.BUSY and self._config.sidecar and not sidecar.processes(self.api_port):
             self._end_invocation(errors.EXIT_ERROR, "Runtime exited without providing a reason")
             self._to_ending()
 
@@ -373,7 +375,7 @@ class RuntimeProcess:
         import signal
 
         if self._config.sidecar:
-            self._agent.kill_sidecar()
+            sidecar.kill(self.api_port)
         else:
             self._signal_group(signal.SIGKILL)
 

@@ -4,34 +4,37 @@ The pod shares one process namespace and one uid, so the agent finds the other c
 makes them Lambda runtimes, and can end them; the kubelet then starts the container anew.
 """
 
+import contextlib
 import os
 import signal
 
 from kappa_runtime import procfs
 
-_MARK = b"AWS_LAMBDA_RUNTIME_API="
 
+def processes(api_port: int) -> list[int]:
+    """The other container's processes: same uid, started as a runtime of this agent's Runtime API.
 
-def processes() -> list[int]:
-    """The other container's processes: same uid, started as a Lambda runtime; never the pod's first process or the agent."""
+    Never the pod's first process or the agent itself.
+    """
     own_uid = os.getuid()
     spared = {1, os.getpid(), os.getppid()}
-    found = []
-    for pid in procfs.pids():
-        if pid in spared or procfs.owner(pid) != own_uid:
-            continue
-        environment = procfs.environment(pid)
-        if environment is not None and (environment.startswith(_MARK) or b"\0" + _MARK in environment):
-            found.append(pid)
-    return found
+    return [
+        pid
+        for pid in procfs.pids()
+        if pid not in spared and procfs.owner(pid) == own_uid and is_runtime(procfs.environment(pid) or b"", api_port)
+    ]
 
 
-def kill() -> int:
+def is_runtime(environment: bytes, api_port: int) -> bool:
+    """Whether variables (NUL between them) name the Runtime API at this port of the pod."""
+    marks = (b"AWS_LAMBDA_RUNTIME_API=127.0.0.1:%d" % api_port, b"AWS_LAMBDA_RUNTIME_API=localhost:%d" % api_port)
+    return any(variable in marks for variable in environment.split(b"\0"))
+
+
+def kill(api_port: int) -> int:
     """End them. How many there were."""
-    found = processes()
+    found = processes(api_port)
     for pid in found:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
     return len(found)

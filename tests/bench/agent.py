@@ -33,6 +33,7 @@ REQUEST = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--starts", type=int, default=9)
     parser.add_argument("--core", type=int, default=0, help="the agent's core; -1: do not pin")
@@ -46,7 +47,10 @@ def main() -> None:
         "start": {key: round(statistics.median(start[key] for start in starts), 1) for key in starts[0]},
         "warm": warm(arguments),
     }
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+    print(text)
 
 
 @contextlib.contextmanager

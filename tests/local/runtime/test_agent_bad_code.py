@@ -235,3 +235,16 @@ def test_the_task_root_cannot_be_written(agents):
     ready = agent.ready()
     assert ready.json["errorType"] == "Kappa.CodeUnreadable"
     assert "/proc/nowhere/main.py" in ready.json["errorMessage"]
+
+
+def test_a_start_that_hangs_is_ended_and_done_again_by_the_invocation(agents, is_alive):
+    # Lambda's limit on a start is 10 s; an invocation that waits for it then has its own timeout for another try
+    agent = agents.start("import time\ntime.sleep(60)\n", timeout=0.5)
+    (first,) = agent.runtimes()
+    ready = agent.ready()
+    assert (ready.json["state"], ready.json["errorType"]) == ("init_failed", "Sandbox.Timedout")
+    assert "within 10 seconds" in ready.json["errorMessage"]
+    assert not is_alive(first)
+    reply = agent.invoke(Kappa_Request_Id="r1")
+    assert reply.json["errorType"] == "Sandbox.Timedout"
+    assert "r1 Task timed out after 0.50 seconds" in reply.json["errorMessage"]

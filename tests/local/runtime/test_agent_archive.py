@@ -1,0 +1,128 @@
+"""Code in a zip, fetched when the agent starts."""
+
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+
+import pytest
+
+
+class Files(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        status, body = self.server.files.get(self.path, (404, b"no such key"))
+        if self.path in self.server.flaky:
+            self.server.flaky.remove(self.path)
+            status = 503
+        if status == 302:
+            self.send_response(302)
+            self.send_header("Location", body)
+            self.end_headers()
+            return
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"1"')
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as serving:
+        serving.files = {}
+        serving.flaky = set()
+        serving.url = f"http://127.0.0.1:{serving.server_address[1]}"
+        thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
+        thread.start()
+        yield serving
+        serving.shutdown()
+        thread.join()
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+GOOD = zipped(
+    {"main.py": "from lib import value\ndef handler(event, context):\n    return value.X\n", "lib/value.py": "X = 42\n"}
+)
+
+
+def start(agents, url, body, **config):
+    sha256 = hashlib.sha256(body).hexdigest()
+    return agents.start(**{"code_archive_url": url, "code_archive_sha256": sha256, **config})
+
+
+def test_an_archive_is_fetched_and_run(agents, server):
+    server.files["/code.zip?X-Amz-Signature=abc"] = (200, GOOD)
+    agent = start(agents, f"{server.url}/code.zip?X-Amz-Signature=abc", GOOD)
+    assert agent.ready().status == 200
+    assert agent.invoke().json == 42
+
+
+def test_redirects_and_failures_that_pass(agents, server):
+    server.files["/code.zip"] = (200, GOOD)
+    server.files["/old.zip"] = (302, "/code.zip")
+    server.flaky |= {"/code.zip", "/old.zip"}
+    assert start(agents, f"{server.url}/old.zip", GOOD).invoke().json == 42
+
+
+def test_s3(agents, server):
+    server.files["/bucket/path/code.zip"] = (200, GOOD)
+    agent = start(
+        agents,
+        "s3://bucket/path/code.zip",
+        GOOD,
+        env={"AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
+    )
+    assert agent.invoke().json == 42
+    missing = start(
+        agents,
+        "s3://bucket/nothing.zip",
+        GOOD,
+        env={"AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"},
+    )
+    ready = missing.ready()
+    assert ready.json["errorType"] == "Kappa.CodeUnreadable"
+    assert "no such object" in ready.json["errorMessage"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "sha256", "message"),
+    [
+        (404, b"", None, "HTTP 404"),
+        (403, b"", None, "HTTP 403"),
+        (200, GOOD, "0" * 64, "has SHA-256"),
+        (200, b"no zip at all", None, "no zip file"),
+        (200, GOOD[:-30], None, "no zip file"),
+        (200, zipped({"../out.py": "x"}), None, "leads out of the task root"),
+        (200, zipped({"/etc/out.py": "x"}), None, "leads out of the task root"),
+    ],
+)
+def test_an_archive_that_cannot_be_used(agents, server, status, body, sha256, message):
+    server.files["/code.zip?secret"] = (status, body)
+    agent = start(agents, f"{server.url}/code.zip?secret", body, **({"code_archive_sha256": sha256} if sha256 else {}))
+    ready = agent.ready()
+    assert (ready.status, ready.json["errorType"]) == (503, "Kappa.CodeUnreadable")
+    assert message in ready.json["errorMessage"]
+    assert "secret" not in ready.json["errorMessage"]
+    reply = agent.invoke()
+    assert (reply.error, reply.json["errorType"]) == ("Unhandled", "Kappa.CodeUnreadable")
+    assert not (agents.folder / "out.py").exists()
+
+
+def test_it_is_fetched_again_by_the_next_invocation(agents, server):
+    agent = start(agents, f"{server.url}/code.zip", GOOD)
+    assert agent.ready().json["errorType"] == "Kappa.CodeUnreadable"
+    server.files["/code.zip"] = (200, GOOD)
+    assert agent.invoke().json == 42
+    assert agent.ready().status == 200

@@ -1,0 +1,91 @@
+"""A runtime process that the agent did not start, as in a pod with `image.protocol: lambda`."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from kappa_core import wire
+
+CODE = """
+import os, sys, time
+def handler(event, context):
+    if event == "hang":
+        time.sleep(60)
+    if event == "exit":
+        os._exit(1)
+    return event
+"""
+
+
+@pytest.fixture
+def sidecar(agents, tmp_path):
+    """(the agent, a function that starts the other container's process)."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    agent = agents.start(runtime="", handler="", sidecar=True, runtime_api_port=port, timeout=1.0)
+    (tmp_path / "main.py").write_text(CODE)
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    started = []
+
+    def start(handler="main.handler"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "awslambdaric", handler],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{port}"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        started.append(process)
+        return process
+
+    yield agent, start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_it_serves_the_other_container(sidecar):
+    agent, start = sidecar
+    assert agent.request("GET", wire.READY_PATH).json == {"state": "initializing"}
+    start()
+    assert agent.ready().status == 200
+    assert agent.invoke(7).json == 7
+    assert not agent.runtimes()
+
+
+def test_a_timeout_ends_the_other_container(sidecar):
+    agent, start = sidecar
+    first = start()
+    assert agent.invoke("hang").json["errorType"] == "Sandbox.Timedout"
+    assert first.wait(10) == -signal.SIGKILL
+    start()
+    assert agent.invoke(7).json == 7
+
+
+def test_the_other_container_ends_in_the_handler(sidecar):
+    agent, start = sidecar
+    first = start()
+    agent.ready()
+    reply = agent.invoke("exit")
+    assert (reply.error, reply.json["errorType"]) == ("Unhandled", "Runtime.ExitError")
+    assert first.wait(10) == 1
+    start()
+    assert agent.invoke(7).json == 7
+
+
+def test_a_start_that_fails_there(sidecar):
+    agent, start = sidecar
+    start("broken.handler")
+    assert agent.ready().json["errorType"] == "Runtime.ImportModuleError"
+    start()
+    assert agent.invoke(7).json == 7
+    assert agent.ready().status == 200
+
+
+def test_nobody_comes(sidecar):
+    agent, _ = sidecar
+    assert agent.invoke(7, Kappa_Deadline_Ms="1").json["errorType"] == "Sandbox.Timedout"
