@@ -8,8 +8,8 @@ from random import SystemRandom
 from typing import Any, Final
 
 from kappa_core.errors import KappaError
-from kappa_core.names import function_key
 from kappa_gateway.exchange import ClientGone
+from kappa_gateway.state import FunctionState
 from kappa_gateway.upstream import Connection
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ async def send_error(send: Send, error: KappaError, request_id: str, *, is_head:
     await send({"type": "http.response.body", "body": b"" if is_head else body})
 
 
-def log_error(error: KappaError, request_id: str, namespace: str, name: str) -> None:
+def log_error(error: KappaError, request_id: str, function: FunctionState | None) -> None:
     """What is the platform's fault is a warning; what a caller did is worth a line at debug level only."""
     if isinstance(error, ClientGone) or error.status < 500:
         level = logging.DEBUG
@@ -89,7 +89,7 @@ def log_error(error: KappaError, request_id: str, namespace: str, name: str) -> 
             "invocation failed: %s",
             error.message,
             extra={
-                "function": function_key(namespace, name),
+                "function": function.key if function is not None else "",
                 "request_id": request_id,
                 "error": type(error).__name__,
                 "status": error.status,

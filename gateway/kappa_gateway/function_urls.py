@@ -60,16 +60,17 @@ class FunctionUrls:
         request_id = new_request_id()
         target = Target(scope["raw_path"])
         is_head = scope["method"] == "HEAD"
+        function: FunctionState | None = None
         try:
             function = find(self._gateway, target)
             await self._serve(scope, receive, send, function, target, request_id)
         except ClientGone:
             pass
         except BrokenAnswer as error:
-            log_error(error.reason, request_id, target.namespace, target.name)
+            log_error(error.reason, request_id, function)
             scope[CLIENT].abort()
         except KappaError as error:
-            log_error(error, request_id, target.namespace, target.name)
+            log_error(error, request_id, function)
             await send_error(send, error, request_id, is_head=is_head)
 
     async def _serve(

@@ -15,6 +15,7 @@ from kappa_core import function_name, wire
 from kappa_core.errors import FunctionNotFound, InvalidRequest, InvalidRequestContent, KappaError, Unavailable
 from kappa_core.function_name import FunctionName
 from kappa_core.metrics import InvocationType, Outcome
+from kappa_gateway import json_check
 from kappa_gateway.answers import (
     JSON,
     BrokenAnswer,
@@ -69,22 +70,22 @@ class LambdaApi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
-        target = FunctionName("", "")
+        function: FunctionState | None = None
         try:
-            target, function = self._find(scope)
+            function = self._find(scope)
             await self._invoke(scope, receive, send, function, request_id)
         except ClientGone:
             pass
         except BrokenAnswer as error:
-            log_error(error.reason, request_id, target.namespace, target.name)
+            log_error(error.reason, request_id, function)
             scope[CLIENT].abort()
         except KappaError as error:
-            log_error(error, request_id, target.namespace, target.name)
+            log_error(error, request_id, function)
             await send_error(send, error, request_id)
 
     # -- which function
 
-    def _find(self, scope: Scope) -> tuple[FunctionName, FunctionState]:
+    def _find(self, scope: Scope) -> FunctionState:
         registry = self._gateway.registry
         if self._cache_version != registry.version:
             self._cache.clear()
@@ -92,7 +93,7 @@ class LambdaApi:
         path = scope["raw_path"]
         function = self._cache.get(path) if not scope["query_string"] else None
         if function is not None:
-            return FunctionName(function.namespace, function.name), function
+            return function
         try:
             name = self._parse(scope)
             function = registry.get(name.namespace, name.name)
@@ -109,7 +110,7 @@ class LambdaApi:
             if len(self._cache) >= _CACHED_NAMES:
                 self._cache.clear()
             self._cache[path] = function
-        return name, function
+        return function
 
     def _parse(self, scope: Scope) -> FunctionName:
         raw: bytes = scope["raw_path"]
@@ -147,7 +148,8 @@ class LambdaApi:
                     f"{function.key} is a web server (code.image.protocol: http): call it at /fn/{function.key}/"
                 )
             payload = await body.read(is_here=client.body_is_here)
-            _check_json(payload)
+            if payload:
+                await json_check.check(payload)
             match invocation_type:
                 case b"RequestResponse":
                     connection = await exchange.request(
@@ -233,12 +235,3 @@ def _check_context(value: bytes) -> None:
         raise InvalidRequestContent(
             f"{wire.CLIENT_CONTEXT} must be a JSON object in base64, at most {_MAX_CONTEXT} bytes"
         ) from None
-
-
-def _check_json(payload: bytes) -> None:
-    if not payload:
-        return
-    try:
-        json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestContent(f"Could not parse request body into json: {error}") from None

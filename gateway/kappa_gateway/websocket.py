@@ -15,6 +15,7 @@ from kappa_gateway.answers import log_error, new_request_id, send_error
 from kappa_gateway.exchange import ClientGone, Exchange, outcome_of
 from kappa_gateway.function_urls import PREFIX, Target, find
 from kappa_gateway.proxy import request_head
+from kappa_gateway.state import FunctionState
 
 if TYPE_CHECKING:
     from kappa_gateway.gateway import Gateway
@@ -125,6 +126,7 @@ class Relay(asyncio.Protocol):
         target = Target(scope["raw_path"])
         outcome = Outcome.ERROR
         exchange: Exchange | None = None
+        function: FunctionState | None = None
         try:
             if not scope["raw_path"].startswith(PREFIX):
                 raise InvalidRequest("WebSockets are served at /fn/NAMESPACE/NAME/… only")
@@ -141,7 +143,7 @@ class Relay(asyncio.Protocol):
             outcome = Outcome.CANCELLED
         except KappaError as error:
             outcome = outcome_of(error)
-            log_error(error, request_id, target.namespace, target.name)
+            log_error(error, request_id, function)
             await self._refuse(error, request_id)
         finally:
             if exchange is not None:
