@@ -71,6 +71,8 @@ class RuntimeProcess:
         self._fetching = False
         self._within_invocation = False
         self._restart = False
+        self._was_idle = False
+        """It was IDLE when its connection broke."""
         self._init_unreported: float | None = None
         self._memory_mib = 0
         self._memory_read = 0.0
@@ -135,6 +137,7 @@ class RuntimeProcess:
         if self._next is not None and self._next is not connection:
             self._next.abort()
         self._next = connection
+        self._was_idle = False
         self._clear_timer()
         self.state = State.IDLE
         self._agent.on_idle(self)
@@ -170,6 +173,7 @@ class RuntimeProcess:
         if self.state is State.IDLE:
             # it comes back, or its exit is seen
             self.state = State.RETURNING
+            self._was_idle = True
             if not self._config.sidecar:
                 self._set_timer(INIT_LIMIT)
         elif self.state is State.BUSY and self._config.sidecar and not sidecar.processes(self.api_port):
@@ -320,7 +324,8 @@ class RuntimeProcess:
         self._close_pipe()
         self.hang_up()
         self._next = None
-        restart = self._restart or state in (State.BUSY, State.RETURNING)
+        # one that ends while it has nothing to do waits for the next invocation, or it could do so for ever
+        restart = self._restart or state is State.BUSY or (state is State.RETURNING and not self._was_idle)
         within, self._restart = self._within_invocation and self._restart, False
         if state is State.STARTING:
             self._fail_start(errors.start_error(errors.EXIT_ERROR, errors.exit_message("", errors.exited(status))))

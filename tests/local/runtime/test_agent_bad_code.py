@@ -138,7 +138,7 @@ def test_a_handler_that_does_not_end(agents, bad, is_alive, wait_until):
     assert "Task timed out after 0.50 seconds\nEND RequestId: r1\nREPORT" in reply.log
     assert "\tStatus: timeout\t" in reply.log
     check_next_works(agent)
-    assert not is_alive(before)
+    wait_until(lambda: not is_alive(before), "the one that did not end is gone")
 
 
 def test_a_timeout_ends_what_the_handler_started(agents, is_alive, wait_until):
@@ -237,14 +237,14 @@ def test_the_task_root_cannot_be_written(agents):
     assert "/proc/nowhere/main.py" in ready.json["errorMessage"]
 
 
-def test_a_start_that_hangs_is_ended_and_done_again_by_the_invocation(agents, is_alive):
+def test_a_start_that_hangs_is_ended_and_done_again_by_the_invocation(agents, is_alive, wait_until):
     # Lambda's limit on a start is 10 s; an invocation that waits for it then has its own timeout for another try
     agent = agents.start("import time\ntime.sleep(60)\n", timeout=0.5)
     (first,) = agent.runtimes()
     ready = agent.ready()
     assert (ready.json["state"], ready.json["errorType"]) == ("init_failed", "Sandbox.Timedout")
     assert "within 10 seconds" in ready.json["errorMessage"]
-    assert not is_alive(first)
+    wait_until(lambda: not is_alive(first), "the one that hangs is gone")
     reply = agent.invoke(Kappa_Request_Id="r1")
     assert reply.json["errorType"] == "Sandbox.Timedout"
     assert "r1 Task timed out after 0.50 seconds" in reply.json["errorMessage"]

@@ -79,7 +79,7 @@ def test_the_context_is_lambdas(agents):
         X_Amz_Client_Context=base64.b64encode(json.dumps(context).encode()).decode(),
         X_Amz_Cognito_Identity='{"cognitoIdentityId":"me"}',
     ).json
-    assert 9000 < reply.pop("left") <= 10_000
+    assert 5000 < reply.pop("left") <= 10_000
     assert reply.pop("stream").endswith("/[$LATEST]hello-1")
     assert reply == {
         "id": "abc-1",
@@ -103,7 +103,7 @@ def test_the_invoked_arn_and_the_deadline_are_the_callers(agents):
         Kappa_Deadline_Ms=str(int(time.time() * 1000) + 4000),
     ).json
     assert arn == "arn:aws:lambda:eu-west-1:1:function:x"
-    assert 3000 < left <= 4000
+    assert 0 < left <= 4000
 
 
 def test_the_environment_is_lambdas(agents):
