@@ -1,0 +1,118 @@
+"""What is wrong with a Function is in `kubectl describe function` within seconds, and mending it is enough."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+GOOD = "def handler(event, context): return 'mended'"
+SECONDS = 20
+
+
+async def check_broken_then_mended(
+    function: Any, eventually: Any, reason: str, says: list[str], mended: Mapping[str, Any], status: int
+) -> None:
+    def told() -> bool:
+        condition = function.condition()
+        assert (condition["status"], condition["reason"]) == ("False", reason), condition
+        text = function.describe()
+        missing = [part for part in says if part not in text]
+        assert not missing, f"describe does not say {missing}:\n{text}"
+        events = text[text.index("\nEvents:") :]
+        assert reason in events, f"no Event says {reason}:\n{text}"
+        return True
+
+    eventually(told, timeout=SECONDS)
+    answer = await function.invoke(timeout=20)
+    assert answer.status == status, answer
+    if status == 502:
+        assert any(part in answer.body.decode() for part in says), answer
+    else:
+        assert answer.headers["X-Amz-Function-Error"] == "Unhandled"
+    function.apply(**mended)
+    answer = await function.invoke(timeout=30)
+    assert (answer.status, answer.body) == (200, b'"mended"')
+    eventually(lambda: function.condition()["status"] == "True", timeout=SECONDS)
+
+
+async def test_an_unknown_runtime(new_function: Callable[..., Any], eventually: Any) -> None:
+    function = new_function(GOOD, runtime="cobol85")
+    await check_broken_then_mended(
+        function, eventually, "UnknownRuntime", ["cobol85", "python3.13"], {"runtime": "python3.13"}, 502
+    )
+
+
+async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: Any, eventually: Any) -> None:
+    function = new_function({"configMap": {"name": "not-there-yet"}})
+
+    def told() -> bool:
+        text = function.describe()
+        return "ConfigMapNotFound" in text and "not-there-yet" in text
+
+    eventually(told, timeout=SECONDS)
+    answer = await function.invoke(timeout=20)
+    assert answer.status == 502
+    assert "not-there-yet" in answer.json()["Message"]
+    # nobody touches the Function: the ConfigMap coming is enough
+    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "not-there-yet"}}
+    kubectl.apply({**manifest, "data": {"main.py": GOOD}}, namespace=function.namespace)
+    eventually(lambda: function.condition()["status"] == "True", timeout=SECONDS)
+    assert (await function.invoke()).json() == "mended"
+
+
+async def test_an_image_that_cannot_be_pulled(new_function: Callable[..., Any], eventually: Any) -> None:
+    function = new_function({"image": {"ref": "example.invalid/no/such:1", "protocol": "http"}}, apply=False)
+    function.kubectl.apply(
+        {
+            "apiVersion": "kappa.run/v1alpha1",
+            "kind": "Function",
+            "metadata": {"name": function.name},
+            "spec": {"code": function.spec["code"]},
+        },
+        namespace=function.namespace,
+    )
+    await check_broken_then_mended(
+        function, eventually, "ImagePullFailed", ["example.invalid/no/such:1"], {"code": {"inline": GOOD}}, 502
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import nothing_like_this\ndef handler(event, context): return 1", ["nothing_like_this"]),
+        ("def handler(event, context)\n    return 1", ["SyntaxError"]),
+        ("def other(event, context): return 1", ["handler"]),
+        ("import sys\nsys.exit(3)", ["exit"]),
+    ],
+    ids=["import error", "syntax error", "no such handler", "exit at import"],
+)
+async def test_a_handler_that_does_not_load(
+    new_function: Callable[..., Any], eventually: Any, code: str, says: list[str]
+) -> None:
+    function = new_function(code)
+    await check_broken_then_mended(function, eventually, "InitFailed", says, {"code": {"inline": GOOD}}, 200)
+
+
+async def test_a_secret_that_is_not_there(new_function: Callable[..., Any], kubectl: Any, eventually: Any) -> None:
+    env = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "no-such-secret", "key": "token"}}}]
+    function = new_function(GOOD, env=env)
+    await check_broken_then_mended(function, eventually, "ConfigMissing", ["no-such-secret"], {"env": []}, 502)
+
+
+async def test_a_pod_that_the_namespace_refuses(new_function: Callable[..., Any], eventually: Any) -> None:
+    template = {"securityContext": {"runAsNonRoot": None}}
+    function = new_function(GOOD, podTemplate=template)
+    await check_broken_then_mended(function, eventually, "PodRejected", ["PodSecurity"], {"podTemplate": {}}, 502)
+
+
+async def test_new_code_that_does_not_load_leaves_the_old_pods_serving(
+    new_function: Callable[..., Any], eventually: Any
+) -> None:
+    function = new_function(GOOD, scaling={"keepWarm": "1m"})
+    assert (await function.invoke()).json() == "mended"
+    function.apply(code={"inline": "import nothing_like_this"})
+    eventually(lambda: function.condition()["reason"] == "InitFailed", timeout=SECONDS)
+    answer = await function.invoke()
+    assert (answer.status, answer.body) == (200, b'"mended"')

@@ -1,0 +1,127 @@
+"""New code without a failed request; and what is deleted is gone."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+
+def answering(text: str) -> str:
+    return f"import time\ndef handler(event, context):\n    time.sleep(0.02)\n    return {text!r}\n"
+
+
+async def test_new_code_answers_and_no_request_fails(
+    new_function: Callable[..., Any], load: Any, eventually: Any
+) -> None:
+    function = new_function(answering("old"), scaling={"maxReplicas": 2, "keepWarm": "20s"})
+    assert (await function.invoke()).json() == "old"
+    async with load(function, callers=3) as seen:
+        await asyncio.to_thread(function.apply, code={"inline": answering("new")})
+        await eventually.soon(_has(seen, "new"), timeout=45)
+        # from here on only the new code may answer, once the old pods are gone
+        await asyncio.to_thread(eventually, lambda: _revisions(function) == 1, 60)
+        mark = len(seen.answers)
+        await eventually.soon(_more_than(seen, mark + 20), timeout=20)
+    seen.assert_all_good()
+    assert {answer.json() for answer in seen.answers} == {"old", "new"}
+    assert {answer.json() for answer in seen.answers[mark + 3 :]} == {"new"}
+
+
+async def test_a_changed_configmap_rolls_the_pods(
+    new_function: Callable[..., Any], kubectl: Any, home: str, load: Any, eventually: Any
+) -> None:
+    def apply(text: str) -> None:
+        manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "changing"}}
+        kubectl.apply({**manifest, "data": {"main.py": answering(text)}}, namespace=home)
+
+    apply("old")
+    function = new_function({"configMap": {"name": "changing"}}, scaling={"maxReplicas": 2, "keepWarm": "20s"})
+    assert (await function.invoke()).json() == "old"
+    async with load(function, callers=2) as seen:
+        await asyncio.to_thread(apply, "new")
+        await eventually.soon(_has(seen, "new"), timeout=60)
+    seen.assert_all_good()
+
+
+async def test_a_change_while_at_zero_counts_for_the_next_invocation(
+    new_function: Callable[..., Any], eventually: Any
+) -> None:
+    function = new_function(answering("old"), scaling={"keepWarm": "0s"})
+    eventually(function.is_verified, timeout=30)
+    function.apply(code={"inline": answering("new")})
+    eventually(lambda: function.condition()["status"] == "True")
+    assert (await function.invoke()).json() == "new"
+
+
+async def test_scaling_settings_roll_no_pod(new_function: Callable[..., Any], eventually: Any) -> None:
+    function = new_function(scaling={"keepWarm": "1m"})
+    assert (await function.invoke()).status == 200
+    (before,) = function.pods()
+    function.apply(scaling={"keepWarm": "2m", "maxReplicas": 3})
+    eventually(lambda: function.condition()["status"] == "True")
+    assert [pod["metadata"]["uid"] for pod in function.pods()] == [before["metadata"]["uid"]]
+
+
+async def test_an_edited_or_deleted_deployment_comes_back(
+    new_function: Callable[..., Any], kubectl: Any, eventually: Any
+) -> None:
+    function = new_function()
+    deployment = ("deployment", f"fn-{function.name}")
+    eventually(lambda: kubectl("get", *deployment, namespace=function.namespace))
+
+    def image() -> str:
+        found = kubectl.json("get", *deployment, namespace=function.namespace)
+        return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    good = image()
+    kubectl("set", "image", "/".join(deployment), "function=example.invalid/other:1", namespace=function.namespace)
+    eventually(lambda: image() == good)
+    kubectl("delete", *deployment, namespace=function.namespace)
+    eventually(lambda: image() == good)
+    assert (await function.invoke()).status == 200
+
+
+async def test_nothing_is_left_of_a_deleted_function(
+    new_function: Callable[..., Any], kubectl: Any, make_namespace: Callable[[], str], eventually: Any
+) -> None:
+    namespace = make_namespace()
+    kinds = kubectl("api-resources", "--namespaced", "--verbs=list,delete", "-o", "name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("events")]
+
+    def everything() -> set[str]:
+        return set(kubectl("get", ",".join(kinds), "-o", "name", namespace=namespace).split())
+
+    eventually(lambda: {"configmap/kube-root-ca.crt", "serviceaccount/default"} <= everything())
+    before = everything()
+    function = new_function(namespace=namespace, scaling={"keepWarm": "1m"})
+    assert (await function.invoke()).status == 200
+    assert len(everything() - before) >= 4
+    function.delete()
+    eventually(lambda: everything() == before, timeout=60)
+    answer = await function.invoke()
+    assert answer.status == 404
+    assert function.name in answer.json()["Message"]
+
+
+def _has(seen: Any, text: str) -> Callable[[], Any]:
+    async def check() -> bool:
+        return any(answer.json() == text for answer in seen.answers)
+
+    return check
+
+
+def _more_than(seen: Any, count: int) -> Callable[[], Any]:
+    async def check() -> bool:
+        return len(seen.answers) > count
+
+    return check
+
+
+def _revisions(function: Any) -> int:
+    found = function.kubectl.items(
+        "get", "pods", "-l", f"kappa.run/function={function.name}", namespace=function.namespace
+    )
+    return len({pod["metadata"]["annotations"]["kappa.run/revision"] for pod in found})

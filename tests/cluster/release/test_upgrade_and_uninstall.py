@@ -1,0 +1,71 @@
+"""`helm upgrade` brings the new CRD and loses no request; `helm uninstall` leaves the users' Functions alone."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+SYSTEM = "kappa-system"
+CRD = "functions.kappa.run"
+
+
+def has_field(kubectl: Any, field: str) -> bool:
+    return (
+        field
+        in kubectl.json("get", "crd", CRD)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"][
+            "properties"
+        ]
+    )
+
+
+async def test_an_upgrade_brings_the_new_crd_and_loses_no_request(
+    new_function: Callable[..., Any], release: Any, kubectl: Any, load: Any
+) -> None:
+    # an older release: one without spec.podTemplate
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/podTemplate"
+    patch = json.dumps([{"op": "remove", "path": path}])
+    kubectl("patch", "crd", CRD, "--type=json", "--patch", patch)
+    assert not has_field(kubectl, "podTemplate")
+    function = new_function(scaling={"maxReplicas": 2, "keepWarm": "1m"})
+    assert (await function.invoke()).status == 200
+    async with load(function, callers=3) as seen:
+        roll = "--set-string=operator.podAnnotations.roll={0},gateway.podAnnotations.roll={0}"
+        await asyncio.to_thread(release.install, roll.format("again"))
+    seen.assert_all_good()
+    assert has_field(kubectl, "podTemplate")
+    assert (await function.invoke()).status == 200
+
+
+async def test_uninstalling_leaves_functions_and_pods_and_installing_picks_them_up(
+    new_function: Callable[..., Any], release: Any, kubectl: Any, eventually: Any
+) -> None:
+    kept = new_function(scaling={"keepWarm": "5s"})
+    deleted = new_function(scaling={"keepWarm": "1m"})
+    assert [(await each.invoke()).status for each in (kept, deleted)] == [200, 200]
+    try:
+        release.uninstall()
+        left = kubectl(
+            "get", "all,lease,configmap", "-o", "name", "-l", "app.kubernetes.io/part-of=kappa", namespace=SYSTEM
+        )
+        assert not left.strip()
+        roles = kubectl("get", "clusterrole,clusterrolebinding", "-o", "name", "-l", "app.kubernetes.io/part-of=kappa")
+        assert not roles.strip()
+        # scaling down needs an operator that is there: both still run
+        assert kept.get()["spec"]["handler"] == "main.handler"
+        assert kept.pods()
+        assert deleted.pods()
+        kubectl("delete", "function", deleted.name, "--timeout=20s", namespace=deleted.namespace)
+        eventually(lambda: not deleted.pods(), timeout=60)
+    finally:
+        release.install()
+    eventually(lambda: kept.wanted_replicas() == 0 and not kept.pods(), timeout=60)
+    kept_again = kubectl.json("get", "service", "kappa-gateway", namespace=SYSTEM)["spec"]["clusterIP"]
+    assert (await _at(kept, f"http://{kept_again}").invoke()).status == 200
+
+
+def _at(function: Any, gateway: str) -> Any:
+    return type(function)(function.kubectl, gateway, function.namespace, function.name, function.spec)
