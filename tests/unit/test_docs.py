@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic.alias_generators import to_camel
 
 from kappa_core import errors, metrics
 from kappa_core.errors import KappaError
 from kappa_core.function import Function
 from kappa_core.reasons import BLOCKING, ConditionType, Reason
+from kappa_gateway.settings import Settings as GatewaySettings
+from kappa_operator.settings import Settings as OperatorSettings
+from kappa_runtime import errors as runtime_errors
+from kappa_runtime.code import UNREADABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -144,6 +149,41 @@ def test_every_metric_is_on_its_page() -> None:
         for value in labels:
             assert f"`{value}`" in page
     assert all(f"`{kind}`" in page for kind in metrics.InvocationType)
+
+
+def test_every_error_type_of_the_runtime_is_on_the_page_of_errors() -> None:
+    page = section(text("docs/errors.md"), "## When the function itself fails")
+    own = {
+        value for value in vars(runtime_errors).values() if isinstance(value, str) and re.fullmatch(r"\w+\.\w+", value)
+    }
+    own -= {runtime_errors.__name__}
+    assert len(own) >= 5
+    for error_type in own | {UNREADABLE}:
+        assert f"| `{error_type}` |" in page
+
+
+def test_settings_that_the_pages_name_are_there() -> None:
+    fields = {"gateway": GatewaySettings.model_fields, "operator": OperatorSettings.model_fields}
+    named = {
+        match for page in PAGES for match in re.findall(r"(gateway|operator)\.config\.(\w+)", page.read_text("utf-8"))
+    }
+    named |= {("gateway", name) for name in re.findall(r"`(max\w+|queue\w+)`", text("docs/invoking.md"))}
+    assert len(named) >= 5
+    assert [(part, name) for part, name in named if name not in {to_camel(field) for field in fields[part]}] == []
+
+
+def test_values_of_the_chart_that_the_pages_name_are_there() -> None:
+    values = yaml.safe_load(text("charts/kappa/values.yaml"))
+    table = text("docs/install.md").partition("## Values")[2].partition("###")[0]
+    named = [
+        path for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for path in re.findall(r"`([\w.]+)`", row)
+    ]
+    assert len(named) >= 8
+    for path in named:
+        value = values
+        for step in path.split("."):
+            assert step in value, path
+            value = value[step]
 
 
 def test_every_decision_is_listed() -> None:

@@ -118,7 +118,9 @@ class FunctionSpec(SpecModel):
     )
     scaling: Scaling = Field(default=Scaling(), description="How many pods run, and for how long.")
     async_: AsyncInvocation = Field(
-        default=AsyncInvocation(), alias="async", description="How events (asynchronous invocations) are retried."
+        default=AsyncInvocation(),
+        alias="async",
+        description="How events (invocations of type Event, which are not available yet) are retried.",
     )
     service_account_name: str = Field(
         default="",
