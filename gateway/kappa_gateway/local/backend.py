@@ -6,15 +6,14 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import watchfiles
-
 from kappa_core.demand import DemandReport
 from kappa_gateway.backend import Sink
 from kappa_gateway.local import catalog
 from kappa_gateway.local.catalog import Entry
 from kappa_gateway.local.console import Console
+from kappa_gateway.local.file_watch import FileWatch, Roots
 from kappa_gateway.local.function_pods import FunctionPods, Surroundings
-from kappa_gateway.local.manifests import SKIPPED_FOLDERS, Key, Manifests, NoSuchPath, read
+from kappa_gateway.local.manifests import Key, Manifests, NoSuchPath, read
 from kappa_gateway.local.state_folder import StateFolder
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,8 @@ class LocalBackend:
         self._catalog: Mapping[Key, Entry] = {}
         self._functions: dict[Key, FunctionPods] = {}
         self._reported: set[str] = set()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], FunctionPods] = {}
+        """Functions that were removed, whose processes still finish what they have."""
         self.loaded = asyncio.Event()
         """Set once the files were read for the first time."""
 
@@ -79,7 +79,7 @@ class LocalBackend:
     def kill(self) -> None:
         """End every process now, whatever it does."""
         self._stop_grace = 0.0
-        for pods in self._functions.values():
+        for pods in (*self._functions.values(), *self._closing.values()):
             pods.kill()
 
     async def _tick(self) -> None:
@@ -89,12 +89,14 @@ class LocalBackend:
                 pods.tick()
 
     async def _reload(self, around: Surroundings) -> None:
-        stop = asyncio.Event()
+        watch = FileWatch(
+            lambda why: self._console.say(f"files cannot be watched ({why}): changes are served after a restart only")
+        )
         try:
-            async for changes in watchfiles.awatch(
-                *self._paths, watch_filter=_Filter(), stop_event=stop, debounce=100, step=30
-            ):
-                log.debug("files changed", extra={"files": sorted(path for _, path in changes)})
+            while True:
+                await watch.watch(self._roots())
+                await watch.changed.wait()
+                watch.changed.clear()
                 known = {entry.path for entry in self._catalog.values()}
                 try:
                     manifests = await asyncio.to_thread(read, self._paths, known)
@@ -103,7 +105,18 @@ class LocalBackend:
                     continue
                 self._take(manifests, around)
         finally:
-            stop.set()
+            await watch.close()
+
+    def _roots(self) -> Roots:
+        """The given paths, and the folders of ConfigMap code that lie outside of them."""
+        folders = {path.resolve() for path in self._paths if path.is_dir()}
+        files = {path.resolve() for path in self._paths if not path.is_dir()}
+        for entry in self._catalog.values():
+            code = entry.function.spec.code.config_map
+            folder = entry.path.parent.resolve() / code.name if code else None
+            if folder is not None and folder.is_dir() and not any(folder.is_relative_to(root) for root in folders):
+                folders.add(folder)
+        return Roots(frozenset(folders), frozenset(files))
 
     def _take(self, manifests: Manifests, around: Surroundings) -> None:
         """Make what is served what the files say."""
@@ -143,8 +156,8 @@ class LocalBackend:
         around.sink.remove_function(*key)
         self._console.say(f"{catalog.label(*key)}: removed")
         task = asyncio.create_task(pods.stop(), name=f"stop {pods.label}")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = pods
+        task.add_done_callback(self._closing.pop)
 
     def _report(self, manifests: Manifests) -> None:
         """Say each problem and remark once, and again if it comes back."""
@@ -164,7 +177,3 @@ class LocalBackend:
         if running:
             self.kill()
             await asyncio.wait(running, timeout=2)
-
-
-class _Filter(watchfiles.DefaultFilter):
-    ignore_dirs = (*watchfiles.DefaultFilter.ignore_dirs, *SKIPPED_FOLDERS)

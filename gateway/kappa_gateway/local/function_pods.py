@@ -153,7 +153,7 @@ class FunctionPods:
         self._show(process)
         task = asyncio.create_task(self._live(process), name=f"{self.label} {name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return process
 
     async def _live(self, process: AgentProcess) -> None:
@@ -170,7 +170,7 @@ class FunctionPods:
                 self._show(process)
                 ready = asyncio.create_task(self._await_ready(process))
             how = _ending(await pump, listened=process.port is not None)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a variable that no process can be given
             how = f"could not be started: {error}"
         finally:
             if ready is not None:
@@ -181,6 +181,11 @@ class FunctionPods:
         if not process.stopping:
             self._crashed(process, how, self._around.clock() - started)
         self._balance()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a bug in local mode", exc_info=task.exception(), extra={"function": self.label})
 
     async def _await_ready(self, process: AgentProcess) -> None:
         try:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """A manifest cannot be larger than a Kubernetes object, 1.5 MB; a file may hold a few."""
 SKIPPED_FOLDERS: Final = frozenset({"__pycache__", "node_modules", "venv"})
+_DATA_KEY: Final = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+"""What Kubernetes takes for a key of a ConfigMap or Secret; it is a file's name, so nothing else may pass."""
 Key = tuple[str, str]
 """(namespace, name)"""
 
@@ -180,7 +183,9 @@ def _add_data(manifests: Manifests, value: Mapping[str, Any], kind: str, problem
             manifests.problems.append(problem((section,), "must be a mapping of names to text"))
             continue
         for name, content in entries.items():
-            if not isinstance(content, str):
+            if not _DATA_KEY.fullmatch(str(name)) or name in (".", ".."):
+                manifests.problems.append(problem((section, name), "a key is letters, digits, '-', '_' and '.' only"))
+            elif not isinstance(content, str):
                 manifests.problems.append(problem((section, name), f"{content!r} is not text: put it in quotes"))
             elif section == plain:
                 data[str(name)] = content.encode()

@@ -238,6 +238,37 @@ async def test_code_in_a_folder_beside_the_manifest(tmp_path: Path, kappa: Any) 
     )
 
 
+async def test_a_manifest_that_was_named_itself_is_watched_with_its_code(tmp_path: Path, kappa: Any) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "main.py").write_text(returning(1))
+    text = (
+        "apiVersion: kappa.run/v1alpha1\nkind: Function\nmetadata: {name: alone}\n"
+        "spec: {runtime: python3, handler: main.handler, code: {configMap: {name: code}}}\n"
+    )
+    path = tmp_path / "alone.yaml"
+    path.write_text(text)
+    (tmp_path / "another.yaml").write_text(text.replace("alone", "another"))
+    local = await kappa(path)
+    assert (await local.invoke("alone")).json == 1
+    assert (await local.invoke("another")).status == 404
+    (tmp_path / "code" / "main.py").write_text(returning(2))
+    await local.says("alone: changed")
+    await eventually(lambda: invoke_now(local, "alone") == 2, "the code of the folder")
+    for value in (3, 4):  # twice: a new file in the place of the old one is another file to the system
+        (tmp_path / "fresh").write_text(f"{text}---\n{settings(value)}")
+        (tmp_path / "fresh").replace(path)
+        await eventually(lambda value=value: invoke_now(local, "alone") == value, f"the manifest's {value}")
+
+
+def settings(value: int) -> str:
+    code = f"def handler(event, context): return {value}"
+    return f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: code}}\ndata: {{main.py: '{code}'}}\n"
+
+
+def invoke_now(local: KappaLocal, name: str) -> Any:
+    return local.request_now("POST", f"/2015-03-31/functions/{name}/invocations", "{}").json
+
+
 async def test_a_killed_process_is_started_again(manifest: Any, kappa: Any) -> None:
     manifest("hello", HELLO)
     local = await kappa()

@@ -116,6 +116,8 @@ def test_a_function_declared_twice() -> None:
     ("text", "says"),
     [
         ("data: {port: 80}", "data.port: 80 is not text: put it in quotes"),
+        ("data: {../main.py: x}", "data.../main.py: a key is letters"),
+        ("data: {..: x}", "a key is letters"),
         ("data: [a]", "data: must be a mapping"),
         ("binaryData: {a: '%%'}", "binaryData.a: is not base64"),
     ],
