@@ -146,3 +146,14 @@ def test_every_key_of_config_is_a_setting(part: str, settings: type[GatewaySetti
     keys = schema["properties"][part]["properties"]["config"]["properties"]
     unknown = {key for key in keys if re.sub(r"(?<!^)([A-Z])", r"_\1", key).lower() not in settings.model_fields}
     assert not unknown
+
+
+def test_every_value_is_in_the_readme() -> None:
+    words = set(re.findall(r"[A-Za-z]+", (CHART / "README.md").read_text(encoding="utf-8")))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    keys = set(values) | {inner for name in set(values) - {"runtimes"} for inner in _keys(values[name])}
+    assert not keys - words
+
+
+def _keys(value: Any) -> list[str]:
+    return list(value) if isinstance(value, dict) else []
