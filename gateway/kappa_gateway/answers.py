@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from random import SystemRandom
 from typing import Any, Final
 
-from kappa_core.errors import KappaError
+from kappa_core.errors import FunctionFailed, KappaError
+from kappa_gateway.connection import Connection
 from kappa_gateway.exchange import ClientGone
+from kappa_gateway.http_server import CLIENT
 from kappa_gateway.state import FunctionState
-from kappa_gateway.upstream import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +78,31 @@ async def send_error(send: Send, error: KappaError, request_id: str, *, is_head:
     await send({"type": "http.response.body", "body": b"" if is_head else body})
 
 
+async def answer_error(
+    scope: Scope, send: Send, error: Exception, request_id: str, function: FunctionState | None
+) -> None:
+    """Whatever ended a request: tell the caller, where there is one, and the log."""
+    match error:
+        case ClientGone():
+            return
+        case BrokenAnswer():
+            log_error(error.reason, request_id, function)
+            scope[CLIENT].abort()
+        case KappaError():
+            log_error(error, request_id, function)
+            await send_error(send, error, request_id, is_head=scope["method"] == "HEAD")
+        case _:
+            logger.error("a bug ended a request", exc_info=error, extra={"request_id": request_id})
+            if scope[CLIENT].answer_has_begun:
+                scope[CLIENT].abort()
+            else:
+                internal = KappaError(f"the gateway failed; its log says more about request {request_id}")
+                await send_error(send, internal, request_id, is_head=scope["method"] == "HEAD")
+
+
 def log_error(error: KappaError, request_id: str, function: FunctionState | None) -> None:
-    """What is the platform's fault is a warning; what a caller did is worth a line at debug level only."""
-    if isinstance(error, ClientGone) or error.status < 500:
+    """What is the platform's fault is a warning; what a caller or a Function's own state did, a line at debug level."""
+    if error.status < 500 or isinstance(error, ClientGone | FunctionFailed):
         level = logging.DEBUG
     else:
         level = logging.WARNING

@@ -14,9 +14,10 @@ from typing import Final
 
 from kappa_core import wire
 from kappa_core.errors import KappaError
+from kappa_gateway.connection import Connection
 from kappa_gateway.dispatcher import Dispatcher
 from kappa_gateway.state import PodState, PodStatus
-from kappa_gateway.upstream import Connection, Pool, Upstream
+from kappa_gateway.upstream import Pool, Upstream
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from kappa_core.errors import (
     Throttled,
 )
 from kappa_core.metrics import InvocationType, Outcome
+from kappa_gateway.connection import Connection
 from kappa_gateway.metrics import cold_start_phases
 from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
-from kappa_gateway.upstream import FRESH, Connection
+from kappa_gateway.upstream import FRESH
 
 if TYPE_CHECKING:
     from kappa_gateway.gateway import Gateway
@@ -48,6 +49,7 @@ class Exchange(Ticket):
         "_future",
         "answered",
         "arrived",
+        "came_whole",
         "client_gone",
         "connection",
         "function_error",
@@ -67,6 +69,8 @@ class Exchange(Ticket):
         self.client_gone = False
         self.function_error = False
         """Whether the answer says that the function failed."""
+        self.came_whole = False
+        """Whether the answer's head and body came in one piece, so that passing it on is the gateway's time alone."""
         self.arrived = time.monotonic()
         self.granted = self.sent = self.answered = 0.0
         self._future: asyncio.Future[None] | None = None
@@ -130,7 +134,7 @@ class Exchange(Ticket):
             counted.duration.observe(now - self.arrived)
             if self.answered:
                 own = (self.sent - self.arrived) - (self.granted - self.since)
-                if connection.complete and outcome is not Outcome.CANCELLED and now - self.answered < 0.25:
+                if self.came_whole:
                     own += now - self.answered
                 counted.overhead.observe(own)
                 if pod is not None and pod.status is PodStatus.INIT_FAILED and not self.function_error:
@@ -222,6 +226,7 @@ class Exchange(Ticket):
             elif name == _REFUSED and (status == 429 or status == 503) and connection.pool.pod.pod.protocol == "lambda":
                 return False
         self.answered = time.monotonic()
+        self.came_whole = connection.complete
         if pod is not None and not pod.served:
             pod.served = True
             self._cold_start()

@@ -6,28 +6,18 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from kappa_core import function_url
-from kappa_core.errors import BadAnswer, FunctionNotFound, KappaError, Unavailable
+from kappa_core.errors import BadAnswer, FunctionNotFound, Unavailable
 from kappa_core.function_url import HttpRequest
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_core.names import function_key
 from kappa_gateway import forwarding
-from kappa_gateway.answers import (
-    JSON,
-    BrokenAnswer,
-    Headers,
-    Receive,
-    Scope,
-    Send,
-    log_error,
-    new_request_id,
-    send_error,
-)
+from kappa_gateway.answers import JSON, Headers, Receive, Scope, Send, answer_error, new_request_id
 from kappa_gateway.bodies import Body
-from kappa_gateway.exchange import ClientGone, Exchange, outcome_of
+from kappa_gateway.connection import Connection
+from kappa_gateway.exchange import Exchange, outcome_of
 from kappa_gateway.http_server import CLIENT
 from kappa_gateway.proxy import proxy
 from kappa_gateway.state import FunctionState
-from kappa_gateway.upstream import Connection
 
 if TYPE_CHECKING:
     from kappa_gateway.gateway import Gateway
@@ -59,19 +49,12 @@ class FunctionUrls:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
         target = Target(scope["raw_path"])
-        is_head = scope["method"] == "HEAD"
         function: FunctionState | None = None
         try:
             function = find(self._gateway, target)
             await self._serve(scope, receive, send, function, target, request_id)
-        except ClientGone:
-            pass
-        except BrokenAnswer as error:
-            log_error(error.reason, request_id, function)
-            scope[CLIENT].abort()
-        except KappaError as error:
-            log_error(error, request_id, function)
-            await send_error(send, error, request_id, is_head=is_head)
+        except Exception as error:
+            await answer_error(scope, send, error, request_id, function)
 
     async def _serve(
         self,

@@ -78,6 +78,10 @@ class ClientProtocol(HttpToolsProtocol):
         """Whether the whole body was received already (so that reading it needs no deadline)."""
         return self.cycle is not None and not self.cycle.more_body
 
+    @property
+    def answer_has_begun(self) -> bool:
+        return self.cycle is not None and self.cycle.response_started
+
     def abort(self) -> None:
         """Break the connection: the answer that is being written cannot be finished."""
         if self.cycle is not None:

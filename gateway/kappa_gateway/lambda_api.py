@@ -16,26 +16,15 @@ from kappa_core.errors import FunctionNotFound, InvalidRequest, InvalidRequestCo
 from kappa_core.function_name import FunctionName
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_gateway import json_check
-from kappa_gateway.answers import (
-    JSON,
-    BrokenAnswer,
-    Headers,
-    Receive,
-    Scope,
-    Send,
-    log_error,
-    new_request_id,
-    pass_body_on,
-    send_error,
-)
+from kappa_gateway.answers import JSON, Headers, Receive, Scope, Send, answer_error, new_request_id, pass_body_on
 from kappa_gateway.bodies import Body
-from kappa_gateway.exchange import ClientGone, Exchange, outcome_of
+from kappa_gateway.exchange import Exchange, outcome_of
 from kappa_gateway.http_server import CLIENT
 from kappa_gateway.state import FunctionState
 
 if TYPE_CHECKING:
+    from kappa_gateway.connection import Connection
     from kappa_gateway.gateway import Gateway
-    from kappa_gateway.upstream import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +63,8 @@ class LambdaApi:
         try:
             function = self._find(scope)
             await self._invoke(scope, receive, send, function, request_id)
-        except ClientGone:
-            pass
-        except BrokenAnswer as error:
-            log_error(error.reason, request_id, function)
-            scope[CLIENT].abort()
-        except KappaError as error:
-            log_error(error, request_id, function)
-            await send_error(send, error, request_id)
+        except Exception as error:
+            await answer_error(scope, send, error, request_id, function)
 
     # -- which function
 

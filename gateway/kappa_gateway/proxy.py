@@ -7,9 +7,9 @@ from kappa_core.errors import BadAnswer, KappaError, RequestTooLarge
 from kappa_gateway import forwarding
 from kappa_gateway.answers import Headers, Receive, Scope, Send, pass_body_on
 from kappa_gateway.bodies import declared_length
+from kappa_gateway.connection import Connection
 from kappa_gateway.exchange import ClientGone, Exchange
 from kappa_gateway.http_server import CLIENT
-from kappa_gateway.upstream import Connection
 
 if TYPE_CHECKING:
     from kappa_gateway.gateway import Gateway

@@ -84,10 +84,12 @@ async def serve(
         await asyncio.sleep(settings.drain_delay)
     finally:
         gateway.draining = True
+        # backend, clockwork and demand stream go on while requests end: one that waits may still get its pod
+        public.should_exit = True
+        await asyncio.gather(running[0], return_exceptions=True)
         gateway.demand.close()
         for server in servers:
             server.should_exit = True
-        # backend and clockwork go on while requests end: a waiting one may still get its pod
         await asyncio.gather(*running, return_exceptions=True)
         for task in (stopping, *work):
             task.cancel()

@@ -196,3 +196,19 @@ async def test_a_backend_that_ends_ends_the_gateway(tools):
 def test_json_is_what_the_reports_are():
     line = demand.encode(demand.DemandReport("g", True, ()))
     assert json.loads(line) == {"gateway": "g", "full": True, "functions": []}
+
+
+async def test_a_bug_is_500_in_the_apis_form_and_frees_the_slot(gateway, tools, monkeypatch, caplog):
+    await gateway.add_pod()
+
+    async def bug(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("kappa_gateway.lambda_api._answer", bug)
+    answer = await gateway.invoke()
+    assert (answer.status, answer.header("x-amzn-errortype")) == (500, "ServiceException")
+    assert answer.header("x-amzn-requestid") in answer.json()["Message"]
+    function = gateway.gateway.registry.get("default", "hello")
+    assert function.in_flight == 0
+    assert function.metrics.invocations["RequestResponse", "error"] == 1
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,262 @@
+"""One HTTP/1.1 connection to a pod: one request in flight, bytes passed on as they come, both ends brake."""
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from kappa_core.errors import BadAnswer, KappaError, PodLost
+
+if TYPE_CHECKING:
+    from kappa_gateway.upstream import Pool
+
+HIGH_WATER: Final = 256 * 1024
+"""Bytes of an answer that wait here for a slow client before the pod is no longer read."""
+MAX_HEAD_BYTES: Final = 64 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a pod. `begin`, `write`, `await head()`, `await chunk()` until None, `finish`."""
+
+    __slots__ = (
+        "_closed",
+        "_drained",
+        "_head_bytes",
+        "_head_done",
+        "_interim",
+        "_is_head",
+        "_paused",
+        "_until_close",
+        "_waiter",
+        "active",
+        "body",
+        "complete",
+        "deadline",
+        "error",
+        "headers",
+        "idle_since",
+        "keep_alive",
+        "parser",
+        "pool",
+        "received",
+        "size",
+        "status",
+        "transport",
+        "used",
+    )
+
+    def __init__(self, pool: "Pool") -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.parser = httptools.HttpResponseParser(self)
+        self.used = False
+        """Whether a request went over it before this one."""
+        self.active = False
+        self.idle_since = 0.0
+        self.deadline = 0.0
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        """The answer's, names in lower case."""
+        self.body: list[bytes] = []
+        self.size = 0
+        self.complete = True
+        self.keep_alive = True
+        self.received = False
+        """Whether a byte of the answer came."""
+        self.error: KappaError | None = None
+        self._head_done = True
+        self._head_bytes = 0
+        self._interim = False
+        self._until_close = False
+        self._is_head = False
+        self._paused = False
+        self._closed = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    # -- one request
+
+    def begin(self, deadline: float, *, is_head: bool = False) -> None:
+        """A request follows; `deadline` by `time.monotonic` is when its whole answer must be here."""
+        self.active = True
+        self.deadline = deadline
+        self.status = 0
+        self.headers = []
+        self.body = []
+        self.size = 0
+        self.complete = self.received = self._head_done = self._until_close = False
+        self._head_bytes = 0
+        self._is_head = is_head
+        self.pool.upstream.active.add(self)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the pod has taken most of what was written."""
+        if self._drained is not None and self.error is None:
+            await self._drained
+
+    async def head(self) -> None:
+        """Wait for the answer's head. Raises `PodLost`, `BadAnswer`, `GatewayTimeout`, or what `abort` was given."""
+        while not self._head_done:
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+        if self.error is not None and not self.complete:
+            raise self.error
+
+    async def chunk(self) -> bytes | None:
+        """The next bytes of the answer's body, None at its end. Raises as `head` does."""
+        while not self.body:
+            if self.complete:
+                return None
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+        data = self.body[0] if len(self.body) == 1 else b"".join(self.body)
+        self.body = []
+        self.size = 0
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        return data
+
+    def finish(self) -> None:
+        """The request is over: keep the connection if it can be used again, else close it."""
+        if not self.active:
+            return
+        self.active = False
+        self.pool.upstream.active.discard(self)
+        if self.complete and self.keep_alive and not self._closed and self._drained is None and not self.pool.closed:
+            if self._paused:
+                self._paused = False
+                self.transport.resume_reading()
+            self.used = True
+            self.idle_since = self.pool.upstream.now
+            self.pool.idle.append(self)
+        else:
+            self.close()
+
+    def abort(self, error: KappaError) -> None:
+        """Give up at once: whoever waits gets `error`, the pod sees the connection break."""
+        if self.error is None:
+            self.error = error
+        if self.transport is not None and not self._closed:
+            self.transport.abort()
+        self._wake()
+
+    def close(self) -> None:
+        self._closed = True
+        if self.transport is not None:
+            self.transport.close()
+
+    async def _wait(self) -> None:
+        waiter = self._waiter = self.pool.upstream.loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed = True
+        self.pool.lost(self)
+        if self.active and not self.complete:
+            if self._until_close and exc is None:
+                self.complete = True
+            elif self.error is None:
+                self.error = PodLost(
+                    f"{self.pool.pod.function.key}: the connection to pod {self.pool.pod.pod.name} broke before its answer was "
+                    "complete; the invocation may have run. See the pod's log"
+                )
+        self.resume_writing()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        if self._drained is None:
+            self._drained = self.pool.upstream.loop.create_future()
+
+    def resume_writing(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.active or self.complete:
+            # bytes that nobody asked for: this connection cannot be trusted to frame the next answer
+            self.keep_alive = False
+            self.pool.lost(self)
+            self.close()
+            return
+        self.received = True
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._bad(f"its answer is no HTTP ({error})")
+            return
+        if self._head_done:
+            if self.size > HIGH_WATER and not self.complete and not self._paused:
+                self._paused = True
+                self.transport.pause_reading()
+            self._wake()
+        else:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._bad(f"its answer's head is larger than {MAX_HEAD_BYTES} bytes")
+
+    def _bad(self, what: str) -> None:
+        if not self.complete:
+            self.abort(BadAnswer(f"{self.pool.pod.function.key}: pod {self.pool.pod.pod.name}: {what}"))
+        else:
+            self.close()
+            self._wake()
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ValueError("an answer that nobody asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self.parser.get_status_code()
+        if status < 200:
+            if status == 101:
+                raise ValueError("it changed the protocol though nobody asked")
+            self._interim = True
+            return
+        self.status = status
+        self._head_done = True
+        if self._is_head:
+            # the parser would wait for the body that a Content-Length promises: it is not used again
+            self.complete = True
+            self.keep_alive = False
+        elif status != 204 and status != 304:
+            self._until_close = not any(
+                name == b"content-length" or name == b"transfer-encoding" for name, _ in self.headers
+            )
+
+    def on_body(self, body: bytes) -> None:
+        if not self.complete:
+            self.body.append(body)
+            self.size += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+            self.headers = []
+        elif not self._is_head:
+            self.complete = True
+            self.keep_alive = self.parser.should_keep_alive()
