@@ -187,7 +187,7 @@ def function_record(raw: Raw) -> FunctionRecord:
     function: Function | None = None
     invalid = ""
     try:
-        function = Function.model_validate(
+        function = Function.from_cluster(
             {
                 "apiVersion": names.API_VERSION,
                 "kind": names.KIND,
