@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -176,6 +177,11 @@ class Cluster:
         conditions = self.function(name).get("status", {}).get("conditions", [])
         return next((c for c in conditions if c["type"] == kind), {})
 
+    def condition_for(self, name: str, reason: str) -> dict[str, Any] | None:
+        """The Ready condition, once it has this reason."""
+        condition = self.condition(name)
+        return condition if condition.get("reason") == reason else None
+
     def deployment(self, name: str) -> dict[str, Any]:
         got: dict[str, Any] = self.kubectl.json("get", "deployment", f"fn-{name}", namespace=self.namespace)
         return got
@@ -253,9 +259,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, list[str]]] = {
 def test_what_is_wrong_shows_within_seconds(cluster: Cluster, eventually: Any, name: str) -> None:
     spec, reason, words = BROKEN[name]
     cluster.apply(name, **spec)
-    condition = eventually(
-        lambda: (seen := cluster.condition(name)) if (seen := cluster.condition(name)).get("reason") == reason else None
-    )
+    condition = eventually(lambda: cluster.condition_for(name, reason))
     assert condition["status"] == "False"
     for word in words:
         assert word in condition["message"]
@@ -328,11 +332,10 @@ def test_before_some_pods_go_the_busy_one_is_marked(cluster: Cluster, gateway: G
     eventually(lambda: cluster.condition("sparing").get("status") == "True")
     demand = {"namespace": cluster.namespace, "name": "sparing"}
     gateway.say({**demand, "in_flight": 2})
-    pods = eventually(lambda: (p := cluster.pods("sparing")) if len(p) == 2 else None)
-    busy = pods[0]["metadata"]["name"]
+    eventually(lambda: len(cluster.pods("sparing")) == 2)
+    busy = cluster.pods("sparing")[0]["metadata"]["name"]
     gateway.say({**demand, "in_flight": 1, "pods": {busy: 1}})
-    left = lambda: {p["metadata"]["name"] for p in cluster.pods("sparing")} == {busy}  # noqa: E731
-    eventually(left, 60)
+    eventually(lambda: [pod["metadata"]["name"] for pod in cluster.pods("sparing")] == [busy], 60)
     gateway.say()
 
 
