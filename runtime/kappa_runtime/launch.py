@@ -157,6 +157,7 @@ def spawn(argv: list[str], env: Mapping[str, str], cwd: str, *, parent_death: bo
         os.dup2(write_end, 1)
         os.dup2(write_end, 2)
         _default_signals()
+        _die_first()
         if parent_death:
             parent.die_with(agent_pid)
         os.chdir(cwd)
@@ -165,6 +166,16 @@ def spawn(argv: list[str], env: Mapping[str, str], cwd: str, *, parent_death: bo
         os.write(2, f"{argv[0]} cannot be started in {cwd}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(127)
+
+
+def _die_first() -> None:
+    """Out of memory, the kernel is to end the function, not the agent that tells the caller about it."""
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, b"1000")
+        os.close(fd)
+    except OSError:
+        pass
 
 
 def _default_signals() -> None:

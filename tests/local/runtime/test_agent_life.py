@@ -243,3 +243,8 @@ def test_the_answer_after_sigterm_on_a_connection_that_is_kept(agents, wait_unti
     reply.read()
     connection.close()
     assert agent.process.wait(10) == 0
+
+
+def test_out_of_memory_it_is_the_function_that_ends(agents):
+    agent = agents.start("def handler(event, context):\n    return open('/proc/self/oom_score_adj').read()\n")
+    assert agent.invoke().json == "1000\n"
