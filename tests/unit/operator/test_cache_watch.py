@@ -144,10 +144,16 @@ def test_a_status_edited_by_hand_is_read_as_far_as_it_goes() -> None:
 
 def test_a_spec_that_cannot_be_read_keeps_its_reason() -> None:
     raw = function()
-    raw["spec"]["surprise"] = 1
+    raw["spec"]["timeout"] = "soon"
     record = facts.function_record(raw)
     assert record.function is None
-    assert "spec.surprise" in record.invalid
+    assert "spec.timeout" in record.invalid
+
+
+def test_a_field_of_a_newer_crd_is_ignored() -> None:
+    raw = function()
+    raw["spec"]["surprise"] = 1
+    assert facts.function_record(raw).function == facts.function_record(function()).function
 
 
 @pytest.mark.parametrize(
