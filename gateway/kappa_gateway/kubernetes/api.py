@@ -105,6 +105,10 @@ class ApiServer:
             raise Disconnected(f"an answer that cannot be read: {error}") from error
         finally:
             if response is not None:
+                connection = response.response.connection
+                if connection is not None and connection.transport is not None:
+                    # read to its end it would be None: a broken or unfinished stream gets no TLS farewell to wait for
+                    connection.transport.abort()
                 response.response.close()
 
     async def _connected(self) -> ApiClient:
