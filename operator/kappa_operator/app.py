@@ -55,6 +55,8 @@ class Operator:
         settings = self._settings
         times = LeaseTimes(settings.lease_duration, settings.renew_deadline, settings.retry_period)
         self._catch_signals()
+        if not settings.runtimes:
+            log.warning("no runtimes are set (KAPPA_OPERATOR_RUNTIMES): only Functions with an image can run")
         async with Api(await load_configuration()) as api, self._serve():
             lease = Lease(api, settings.namespace, settings.lease_name, settings.identity, times)
             if not await self._unless_stopped(lease.acquire()):

@@ -38,7 +38,8 @@ class EventRecorder:
         self._api = api
         self._instance = instance
         self._clock = clock
-        self._queue: deque[Json] = deque(maxlen=QUEUE_LIMIT)
+        # Two lines, so that a thousand new Functions do not hide the one that is broken.
+        self._queues: dict[str, deque[Json]] = {kind: deque(maxlen=QUEUE_LIMIT) for kind in ("Warning", "Normal")}
         self._wake = asyncio.Event()
         self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
@@ -64,10 +65,12 @@ class EventRecorder:
     async def run(self) -> None:
         """Write what is queued, at a bounded rate, until cancelled."""
         while True:
-            if not self._queue:
+            queue = next((queue for queue in self._queues.values() if queue), None)
+            if queue is None:
                 self._wake.clear()
                 await self._wake.wait()
-            event = self._queue.popleft()
+                continue
+            event = queue.popleft()
             try:
                 await self._api.create(paths.collection(paths.EVENTS, event["metadata"]["namespace"]), event)
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -86,7 +89,7 @@ class EventRecorder:
         self._told.move_to_end(key)
         if len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
-        self._queue.append(
+        self._queues[kind].append(
             {
                 "apiVersion": "events.k8s.io/v1",
                 "kind": "Event",

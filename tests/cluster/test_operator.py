@@ -348,6 +348,13 @@ def test_deleting_a_function_leaves_nothing(cluster: Cluster, eventually: Any) -
     eventually(lambda: not cluster.kubectl.items("get", everything, *selector, namespace=cluster.namespace), 60)
 
 
+def test_the_longest_name_works(cluster: Cluster, eventually: Any) -> None:
+    name = "n" * 63
+    cluster.apply(name)
+    eventually(lambda: cluster.condition(name, "CodeAvailable").get("reason") == "CodeLoaded")
+    cluster.kubectl("delete", FUNCTIONS, name, namespace=cluster.namespace)
+
+
 def test_made_anew_under_the_same_name_it_works(cluster: Cluster, eventually: Any) -> None:
     for _ in range(3):
         cluster.apply("again")

@@ -61,8 +61,8 @@ async def test_the_life_of_a_function(recorder: EventRecorder) -> None:
     for old, new in itertools.pairwise(states):
         recorder.status_changed(RECORD, old, new)
     assert await told(recorder) == [
-        ("Normal", "Deployed"),
         ("Warning", "ImagePullFailed"),
+        ("Normal", "Deployed"),
         ("Normal", "Recovered"),
         ("Normal", "Updated"),
     ]
@@ -86,7 +86,7 @@ async def test_another_message_is_another_event(recorder: EventRecorder) -> None
 
 async def test_a_note_fits_the_api(recorder: EventRecorder) -> None:
     recorder.status_changed(RECORD, FunctionStatus(), status("InitFailed", "ü" * 5000))
-    assert len(recorder._queue[0]["note"].encode()) <= 1024
+    assert len(recorder._queues["Warning"][0]["note"].encode()) <= 1024
 
 
 def test_a_standby_is_healthy_and_ready(clock: Any) -> None:

@@ -1,0 +1,392 @@
+"""The operator's HTTP clients against real servers on loopback: the API client, demand streams and init probes."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.aio.client.configuration import Configuration
+
+from kappa_core.demand import DemandReport, FunctionDemand, encode
+from kappa_core.observed import PodFacts
+from kappa_core.reasons import Reason
+from kappa_operator.cache import Cache
+from kappa_operator.client import Api, ApiError, NotLeader
+from kappa_operator.demand_stream import DemandStreams
+from kappa_operator.gateways import GatewayWatch
+from kappa_operator.probes import InitProbes
+from kappa_operator.relist import Relister
+from kappa_operator.watch import Watcher
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """A server whose one handler can be changed."""
+
+    def __init__(self) -> None:
+        self.handler: Handler | None = None
+        self.url, self.port = "", 0
+        self.requests: list[web.Request] = []
+        self.bodies: list[bytes] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        self.bodies.append(await request.read())
+        assert self.handler is not None
+        return await self.handler(request)
+
+    def answers(self, *answers: tuple[int, Any, dict[str, str]] | tuple[int, Any]) -> None:
+        """One after the other; the last one again and again."""
+        left = list(answers)
+
+        async def handler(_: web.Request) -> web.Response:
+            status, body, *headers = left.pop(0) if len(left) > 1 else left[0]
+            return web.json_response(body, status=status, headers=headers[0] if headers else {})
+
+        self.handler = handler
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.port = runner.addresses[0][1]
+    server.url = f"http://127.0.0.1:{server.port}"
+    yield server
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def api(server: Any) -> AsyncIterator[Api]:
+    configuration = Configuration(host=server.url)
+    configuration.api_key["BearerToken"] = "Bearer secret"
+    async with Api(configuration) as api:
+        yield api
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "not so in time"
+        await asyncio.sleep(0.005)
+
+
+# The API client
+
+
+async def test_apply_is_a_patch_with_its_content_type_manager_and_token(server: Server, api: Api) -> None:
+    server.answers((200, {"ok": True}))
+    assert await api.apply("/apis/x", {"a": 1}, force=False) == {"ok": True}
+    request = server.requests[0]
+    assert (request.method, request.content_type) == ("PATCH", "application/apply-patch+yaml")
+    assert dict(request.query) == {"fieldManager": "kappa-operator", "force": "false"}
+    assert request.headers["Authorization"] == "Bearer secret"
+    assert json.loads(server.bodies[0]) == {"a": 1}
+
+
+async def test_a_refusal_keeps_kubernetes_words(server: Server, api: Api) -> None:
+    server.answers((429, {"reason": "TooManyRequests", "message": "slow down"}, {"Retry-After": "3"}))
+    with pytest.raises(ApiError) as refused:
+        await api.get("/x")
+    assert (refused.value.status, refused.value.reason, refused.value.retry_after) == (429, "TooManyRequests", 3.0)
+    assert "slow down" in str(refused.value)
+
+
+@pytest.mark.parametrize("body", ["<html>bad gateway</html>", "", "[]", "null"])
+async def test_a_refusal_that_is_no_json_is_still_a_refusal(server: Server, api: Api, body: str) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text=body, status=502)
+
+    server.handler = handler
+    with pytest.raises(ApiError) as refused:
+        await api.get("/x")
+    assert refused.value.status == 502
+
+
+async def test_lists_are_read_page_by_page(server: Server, api: Api) -> None:
+    server.answers(
+        (200, {"items": [{"n": 1}, {"n": 2}], "metadata": {"continue": "t1"}}),
+        (200, {"items": [{"n": 3}], "metadata": {}}),
+    )
+    assert [item["n"] async for item in api.list("/x", labelSelector="a=b")] == [1, 2, 3]
+    assert server.requests[1].query["continue"] == "t1"
+    assert {request.query["labelSelector"] for request in server.requests} == {"a=b"}
+
+
+async def test_without_the_lease_nothing_is_written_but_reads_go_on(server: Server, api: Api) -> None:
+    server.answers((200, {}))
+    api.fence(time.monotonic() - 0.001)
+    for write in (api.apply("/x", {}), api.merge_patch("/x", {}), api.create("/x", {})):
+        with pytest.raises(NotLeader):
+            await write
+    assert server.requests == []
+    await api.get("/x")
+    await api.write_lease("PUT", "/lease", {}, 1.0)
+    assert [request.method for request in server.requests] == ["GET", "PUT"]
+
+
+async def test_a_silent_watch_is_given_up(server: Server, api: Api) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"type": "ADDED"}\n')
+        await asyncio.sleep(30)
+        return response
+
+    server.handler = handler
+    events = api.watch("/x", idle_timeout=0.1)
+    assert (await anext(events))["type"] == "ADDED"
+    with pytest.raises(TimeoutError):
+        await anext(events)
+
+
+# Full lists
+
+
+async def test_a_full_list_finds_what_a_watch_missed(server: Server, api: Api) -> None:
+    def function(name: str) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": "default", "uid": name, "generation": 1, "resourceVersion": "5"}
+        spec = {"runtime": "p", "handler": "m.h", "code": {"inline": "x"}}
+        return {"metadata": metadata, "spec": spec}
+
+    async def handler(request: web.Request) -> web.Response:
+        items = [function("stays"), function("missed")] if request.path.endswith("functions") else []
+        return web.json_response({"items": items, "metadata": {}})
+
+    server.handler = handler
+    cache = Cache()
+    watcher = Watcher(cache, lambda key: None)
+    for name in ("stays", "ghost"):
+        watcher.function(function(name), gone=False)
+    keys = await Relister(api, cache, [], "!kappa.run/operator").relist()
+    assert keys == {"default/stays", "default/missed", "default/ghost"}, "the ghost too, so that it is forgotten"
+    assert set(cache.functions) == {"default/stays", "default/missed"}
+    selectors = {request.path.rsplit("/", 1)[1]: request.query.get("labelSelector") for request in server.requests}
+    assert selectors["functions"] == "!kappa.run/operator"
+
+
+# Gateways and their demand
+
+
+async def test_gateway_pods_are_followed_as_they_come_and_go(server: Server, api: Api) -> None:
+    def pod(name: str, **status: str) -> dict[str, Any]:
+        return {"metadata": {"name": name}, "status": status}
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            items = [pod("a", podIP="10.0.0.1"), pod("b")]
+            return web.json_response({"items": items, "metadata": {"resourceVersion": "7"}})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for kind, item in (
+            ("MODIFIED", pod("b", podIP="fd00::1")),
+            ("BOOKMARK", {}),
+            ("MODIFIED", pod("a", podIP="10.0.0.1", phase="Failed")),
+        ):
+            await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+        await asyncio.sleep(30)
+        return response
+
+    server.handler = handler
+    seen: list[dict[str, str]] = []
+    watch = GatewayWatch(api, "system", lambda urls: seen.append(dict(urls)))
+    task = asyncio.create_task(watch.run())
+    await until(lambda: len(seen) == 3)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert seen == [
+        {"a": "http://10.0.0.1:8081"},
+        {"a": "http://10.0.0.1:8081", "b": "http://[fd00::1]:8081"},
+        {"b": "http://[fd00::1]:8081"},
+    ]
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def connected(self, gateway: str) -> None:
+        self.told.append("connected")
+
+    def disconnected(self, gateway: str) -> None:
+        self.told.append("disconnected")
+
+    def report(self, gateway: str, report: DemandReport) -> None:
+        self.told.append("full" if report.full else "partial")
+
+
+class Streaming:
+    def __init__(self, sink: Sink, url: str, timeout: float = 5.0) -> None:
+        self.streams = DemandStreams(sink, timeout)
+        self.streams.set_gateways({"g": url})
+
+    async def __aenter__(self) -> DemandStreams:
+        self.task = asyncio.create_task(self.streams.run())
+        return self.streams
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+def report(*, full: bool, pods: int = 0) -> bytes:
+    demand = FunctionDemand("default", "hello", pods={f"pod-{n}": n for n in range(pods)})
+    return encode(DemandReport("g", full, (demand,)))
+
+
+def stream(*pieces: bytes, hold: float = 0.0) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+            await asyncio.sleep(0)
+        await asyncio.sleep(hold)
+        return response
+
+    return handler
+
+
+async def test_a_gateway_counts_as_connected_with_its_first_full_report(server: Server) -> None:
+    server.handler = stream(report(full=False), report(full=True), report(full=False), hold=30)
+    sink = Sink()
+    async with Streaming(sink, server.url):
+        await until(lambda: len(sink.told) == 4)
+        assert sink.told == ["partial", "connected", "full", "partial"]
+        assert server.requests[0].path == "/v1/demand"
+    assert sink.told[-1] == "disconnected"
+
+
+async def test_reports_are_read_however_they_are_cut_and_however_long(server: Server) -> None:
+    line = report(full=True, pods=50_000)
+    assert len(line) > 500_000
+    server.handler = stream(
+        line[:7], line[7:300_000], line[300_000:] + report(full=False)[:5], report(full=False)[5:], hold=30
+    )
+    sink = Sink()
+    async with Streaming(sink, server.url):
+        await until(lambda: len(sink.told) == 3)
+    assert sink.told[:3] == ["connected", "full", "partial"]
+
+
+@pytest.mark.parametrize("last", [b"", b"nonsense\n", b'{"gateway": 1}\n'])
+async def test_a_stream_that_ends_or_breaks_is_opened_again(server: Server, last: bytes) -> None:
+    server.handler = stream(report(full=True), last)
+    sink = Sink()
+    async with Streaming(sink, server.url):
+        await until(lambda: sink.told.count("connected") == 2)
+    assert sink.told[:4] == ["connected", "full", "disconnected", "connected"]
+
+
+async def test_a_silent_stream_counts_as_lost(server: Server) -> None:
+    server.handler = stream(report(full=True), hold=30)
+    sink = Sink()
+    async with Streaming(sink, server.url, timeout=0.1):
+        await until(lambda: "disconnected" in sink.told)
+    assert sink.told[:3] == ["connected", "full", "disconnected"]
+
+
+async def test_a_gateway_that_goes_is_followed_no_more(server: Server) -> None:
+    server.handler = stream(report(full=True), hold=30)
+    sink = Sink()
+    async with Streaming(sink, server.url) as streams:
+        await until(lambda: "full" in sink.told)
+        streams.set_gateways({})
+        await until(lambda: "disconnected" in sink.told)
+    assert sink.told.count("connected") == 1
+
+
+# What agents say about code that does not load
+
+
+def pod(**more: Any) -> PodFacts:
+    facts: dict[str, Any] = {
+        "namespace": "default",
+        "name": "p",
+        "uid": "u1",
+        "function": "hello",
+        "revision": "r",
+        "ip": "127.0.0.1",
+        "running": True,
+        "ready": False,
+        "terminating": False,
+        "protocol": "lambda",
+        "deletion_cost": 0,
+        "restarts": 0,
+        "problem": None,
+    }
+    return PodFacts(**{**facts, **more})
+
+
+@pytest.fixture
+async def probes(server: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[InitProbes, list[str]]]:
+    monkeypatch.setattr("kappa_operator.probes.FIRST_DELAY", 0.01)
+    news: list[str] = []
+    probes = InitProbes(news.append, port=server.port)
+    task = asyncio.create_task(probes.run())
+    await asyncio.sleep(0)
+    yield probes, news
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+FAILED = {"state": "init_failed", "errorType": "Runtime.ImportModuleError", "errorMessage": "No module named 'x'"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("Runtime.ImportModuleError", Reason.INIT_FAILED), ("Kappa.CodeUnreadable", Reason.CODE_UNREADABLE)],
+)
+async def test_why_code_does_not_load_is_asked_once_and_kept(
+    server: Server, probes: tuple[InitProbes, list[str]], kind: str, reason: Reason
+) -> None:
+    asker, news = probes
+    server.answers((503, {**FAILED, "errorType": kind}))
+    assert asker.failures("default/hello", [pod()]) == {}
+    await until(lambda: news == ["default/hello"])
+    for _ in range(3):
+        problem = asker.failures("default/hello", [pod()])["u1"]
+    assert problem.reason == reason
+    assert "No module named 'x'" in problem.message
+    assert len(server.requests) == 1
+    assert asker.failures("default/hello", [pod(ready=True)]) == {}
+
+
+async def test_an_agent_that_does_not_know_yet_or_makes_no_sense_is_asked_again(
+    server: Server, probes: tuple[InitProbes, list[str]]
+) -> None:
+    asker, news = probes
+    server.answers((503, {"state": "initializing"}), (503, ["?"]), (503, FAILED))
+    asker.failures("default/hello", [pod()])
+    await until(lambda: news)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "doubtless", [{"ready": True}, {"running": False}, {"ip": ""}, {"terminating": True}, {"protocol": "http"}]
+)
+async def test_who_has_no_agent_to_ask_or_no_need_is_not_asked(
+    server: Server, probes: tuple[InitProbes, list[str]], doubtless: dict[str, Any]
+) -> None:
+    asker, _ = probes
+    server.answers((503, FAILED))
+    assert asker.failures("default/hello", [pod(**doubtless)]) == {}
+    await asyncio.sleep(0.05)
+    assert server.requests == []
+
+
+async def test_nobody_is_asked_after_the_function_is_gone(server: Server, probes: tuple[InitProbes, list[str]]) -> None:
+    asker, news = probes
+    server.answers((503, FAILED))
+    asker.failures("default/hello", [pod()])
+    asker.forget("default/hello")
+    await asyncio.sleep(0.05)
+    assert (server.requests, news) == ([], [])
