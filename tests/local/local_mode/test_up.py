@@ -198,6 +198,68 @@ async def test_broken_code_gives_lambdas_error_and_an_edit_mends_it(manifest: An
     )
 
 
+async def test_an_edit_that_breaks_the_code_shows_at_once(manifest: Any, kappa: Any) -> None:
+    """What was saved is what is seen: no process of the old code goes on answering in its place."""
+    manifest("hello", HELLO)
+    local = await kappa()
+    assert (await local.invoke("hello")).json == {"hello": "world"}
+    manifest("hello", "import nonsense_that_is_not_there\n" + HELLO)
+    await eventually(
+        lambda: invoke_now(local, "hello").get("errorType") == "Runtime.ImportModuleError", "the new code's error"
+    )
+    assert (await local.invoke("hello")).status == 200, "an error of the function, as in Lambda"
+
+
+async def test_a_process_that_cannot_start_ends_in_an_answer_that_says_why(
+    tmp_path: Path, manifest: Any, kappa: Any
+) -> None:
+    path = manifest("hello", HELLO)
+    path.write_text(
+        path.read_text().replace("spec:", "spec:\n  envFrom: [{configMapRef: {name: odd}}]")
+        + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: odd}\n"
+        + f"data: {{BIG: {'x' * 200_000}}}\n"  # Linux takes 128 KiB in one variable
+    )
+    local = await kappa()
+    answer = await local.invoke("hello")
+    assert answer.status == 502
+    assert "could not be started" in answer.body.decode()
+    manifest("hello", HELLO)
+    await local.says("hello: changed")
+    assert (await local.invoke("hello")).status == 200
+
+
+async def test_a_flood_of_output_holds_nothing_up(manifest: Any, kappa: Any) -> None:
+    code = "def handler(event, context):\n    for _ in range(200):\n        print('x' * 100_000)\n    return 'done'"
+    manifest("flood", code, timeout="30s")
+    local = await kappa()
+    assert (await local.invoke("flood")).json == "done"
+    assert (await local.invoke("flood")).json == "done"
+
+
+async def test_many_saves_in_a_row_leave_the_last_one_and_few_processes(manifest: Any, kappa: Any) -> None:
+    manifest("hello", returning(0))
+    local = await kappa()
+    assert (await local.invoke("hello")).json == 0
+    for value in range(1, 11):
+        manifest("hello", returning(value))
+        await asyncio.sleep(0.05)
+    await eventually(lambda: invoke_now(local, "hello") == 10, "the last one")
+    await eventually(lambda: len(local.children()) == 2, "one agent and its runtime process")
+
+
+async def test_a_folder_that_disappears_is_said_and_its_functions_stay(
+    tmp_path: Path, manifest: Any, kappa: Any
+) -> None:
+    manifest("hello", HELLO)
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (tmp_path / "hello.yaml").rename(folder / "hello.yaml")
+    local = await kappa(folder)
+    folder.rename(tmp_path / "elsewhere")
+    await local.says(f"{folder} is not there")
+    assert (await local.invoke("hello")).status == 200
+
+
 async def test_an_image_is_refused_with_the_reason(tmp_path: Path, manifest: Any, kappa: Any) -> None:
     manifest("hello", HELLO)
     (tmp_path / "image.yaml").write_text(
