@@ -5,16 +5,14 @@ Imported by every function pod: standard library only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, NamedTuple
 
 from kappa_core import names, wire
 
 PREFIX: Final = "KAPPA_"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentConfig:
+class AgentConfig(NamedTuple):
     """Each field is the variable `KAPPA_` + its name in capitals; a field at its default is left out of the environment."""
 
     function_name: str
@@ -54,30 +52,29 @@ class AgentConfig:
     def to_env(self) -> dict[str, str]:
         """The variables for this config."""
         env = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                env[PREFIX + field.name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
+        for name, value in self._asdict().items():
+            if name not in self._field_defaults or value != self._field_defaults[name]:
+                env[PREFIX + name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
         return env
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "AgentConfig":
         """Raises `ValueError` naming the variable that is missing or cannot be read."""
         values: dict[str, str | int | float | bool] = {}
-        for field in fields(cls):
-            variable = PREFIX + field.name.upper()
+        for name, kind in cls.__annotations__.items():
+            variable = PREFIX + name.upper()
             text = env.get(variable)
             if text is None:
                 continue
             try:
-                if field.type is bool:
-                    values[field.name] = bool(int(text))
-                elif field.type is int:
-                    values[field.name] = int(text)
-                elif field.type is float:
-                    values[field.name] = float(text)
+                if kind is bool:
+                    values[name] = bool(int(text))
+                elif kind is int:
+                    values[name] = int(text)
+                elif kind is float:
+                    values[name] = float(text)
                 else:
-                    values[field.name] = text
+                    values[name] = text
             except ValueError as error:
                 raise ValueError(f"{variable}={text!r} cannot be read: {error}") from None
         if "function_name" not in values:

@@ -7,7 +7,6 @@ from the environment; `-I` beside `-m` keeps a function's own PYTHON* variables 
 | module | does |
 | --- | --- |
 | `launch` | what must not wait for imports: sockets, code, the first runtime process |
-| `no_tls` | the imports without ssl |
 | `environment` | the runtime process's command and variables |
 | `code`, `archive` | code into the task root |
 | `agent` | accepts, queues and answers invocations; readiness; draining |
@@ -15,6 +14,7 @@ from the environment; `-I` beside `-m` keeps a function's own PYTHON* variables 
 | `invocation`, `readiness` | what is on its way, and whether the pod is ready |
 | `runtime_api` | the Lambda Runtime API, to the runtime process |
 | `server` | HTTP to the gateway |
+| `loop`, `transport` | the event loop and its TCP connections |
 | `http_protocol` | what both have in common |
 | `output` | the container log, without ever blocking |
 | `logs`, `errors` | Lambda's log lines and error JSON |

@@ -10,36 +10,27 @@ if not sys.flags.safe_path:
 
 def main() -> int:
     """0 after a graceful stop, 2 when the configuration cannot be used."""
+    from kappa_core.agent_config import AgentConfig
     from kappa_runtime import launch
 
     launch.heed_stop()
     try:
-        settings = launch.Settings(os.environ)
-        if settings.function_name:
-            if settings.parent_death:
-                from kappa_runtime import parent
-
-                parent.die_with(os.getppid())
-            start = launch.begin(settings, os.environ)
-        from kappa_core.agent_config import AgentConfig
-
         config = AgentConfig.from_env(os.environ)
-    except ValueError:
-        # read again, by what names the variable
-        from kappa_core.agent_config import AgentConfig
+        if config.parent_death:
+            from kappa_runtime import parent
 
-        try:
-            AgentConfig.from_env(os.environ)
-        except ValueError as error:
-            print(f"kappa-agent: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except OSError as error:
+            parent.die_with(os.getppid())
+        start = launch.begin(config, os.environ)
+    except (ValueError, OSError) as error:
         print(f"kappa-agent: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    from kappa_runtime import no_tls
+    if start is None:
+        from kappa_runtime import python_runtime
 
-    with no_tls.active():
-        from kappa_runtime.agent import run
+        sys.modules["__main__"] = python_runtime  # as with -m: what looks the main module up finds no agent
+        python_runtime.main()
+        return 0
+    from kappa_runtime.agent import run
 
     return run(config, start)
 

@@ -5,28 +5,25 @@ invocation finds the ones before it busy, and stays. So an idle pod is as small 
 invocation that waits for a further process takes whichever process is free first.
 """
 
-import asyncio
-import contextlib
+import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import os
-import signal
-import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
-
-import uvloop
 
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig, function_arn
 from kappa_runtime import code, environment, errors, launch
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
+from kappa_runtime.loop import EventLoop, TimerHandle
 from kappa_runtime.output import Output, Pipe, own_stdout
 from kappa_runtime.process import COMING, FETCH_LIMIT, INIT_LIMIT, RuntimeProcess, State
 from kappa_runtime.readiness import Readiness
 from kappa_runtime.runtime_api import RuntimeApiProtocol
 from kappa_runtime.server import AgentProtocol
+from kappa_runtime.transport import Server
 
 LINGER: Final = 0.5
 """Seconds after SIGTERM in which the agent still answers `draining`, while a gateway is connected: a request that is on
@@ -56,7 +53,7 @@ class Code:
 
 
 class Agent:
-    def __init__(self, config: AgentConfig, loop: asyncio.AbstractEventLoop, env: Mapping[str, str]) -> None:
+    def __init__(self, config: AgentConfig, loop: EventLoop, env: Mapping[str, str]) -> None:
         self.config = config
         self.loop = loop
         self.arn = function_arn(config).encode()
@@ -71,11 +68,10 @@ class Agent:
         self.draining = False
         self._env = env
         self._processes: list[RuntimeProcess] = []
-        self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stop = asyncio.Event()
-        self.changed = asyncio.Event()
-        """Set when an invocation, a process or a connection has ended: for draining."""
+        self._servers: list[Server] = []
+        self._hope: tuple[Callable[[], bool], Callable[[], None]] | None = None
+        """While draining: what is waited for, and what comes then."""
+        self._hope_timer: TimerHandle | None = None
 
     # invocations
 
@@ -108,7 +104,7 @@ class Agent:
         if invocation.timer is not None:
             invocation.timer.cancel()
         invocation.caller.answer(invocation, answer)
-        self.changed.set()
+        self.changed()
 
     # what runtime processes tell
 
@@ -194,21 +190,9 @@ class Agent:
         fd, port = listening
         process = RuntimeProcess(self, index, port)
         self._processes.append(process)
-        self._own(self._serve_api(process, fd))
-        return process
-
-    async def _serve_api(self, process: RuntimeProcess, fd: int) -> None:
         limit = self.config.max_response_bytes
-        self._servers.append(
-            await self.loop.create_server(
-                lambda: RuntimeApiProtocol(process, limit), sock=_socket_of(fd), backlog=launch.BACKLOG
-            )
-        )
-
-    def _own(self, work: Coroutine[None, None, None]) -> None:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._servers.append(Server(self.loop, fd, lambda: RuntimeApiProtocol(process, limit)))
+        return process
 
     def _pause_output(self, paused: bool) -> None:
         for process in self._processes:
@@ -230,16 +214,15 @@ class Agent:
             _, status = os.waitpid(ended.si_pid, 0)
             if process is not None:
                 process.on_exit(status)
-                self.changed.set()
+                self.changed()
 
     # the agent's own life
 
-    async def serve(self, start: launch.Start) -> int:
-        """Until SIGTERM or SIGINT, then drain. The exit status."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._stop.set)
-        # uvloop keeps SIGCHLD from add_signal_handler; its wake-up descriptor still brings this one to the loop at once
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: self.loop.call_soon_threadsafe(self._reap))
+    def serve(self, start: launch.Start) -> None:
+        """Until SIGTERM or SIGINT, then drain: the loop stops in the end."""
+        for number in (_signal.SIGTERM, _signal.SIGINT):
+            self.loop.add_signal_handler(number, self.drain)
+        self.loop.add_signal_handler(_signal.SIGCHLD, self._reap)
         process = self._add_process((start.api_fd, start.api_port))
         if start.child is not None:
             process.adopt(start.child)
@@ -247,45 +230,56 @@ class Agent:
             process.refuse_start(errors.StartError(*start.error))
         else:
             process.start(within_invocation=False)
+        # one that ended before the handler was there
         self._reap()
-        self._servers.append(
-            await self.loop.create_server(
-                lambda: AgentProtocol(self, self.config.max_request_bytes),
-                sock=_socket_of(start.listen_fd),
-                backlog=launch.BACKLOG,
-            )
-        )
+        limit = self.config.max_request_bytes
+        self._servers.append(Server(self.loop, start.listen_fd, lambda: AgentProtocol(self, limit)))
         if launch.stop_requested:
-            self._stop.set()
-        await self._stop.wait()
-        await self._drain()
-        return 0
+            self.drain()
 
-    async def _drain(self) -> None:
+    def drain(self) -> None:
+        """Take nothing new, let what runs end, then end the runtime processes and the loop."""
+        if self.draining:
+            return
         self.draining = True
         self.readiness.draining()
         began = self.loop.time()
-        await self._until(lambda: not self.in_flight, began + self.config.drain_timeout)
-        if self.in_flight:
-            self._give_up_all()
-        for process in self._processes:
-            process.stop(signal.SIGTERM)
-        for process in self._processes:
-            # a handler that it has for the signal runs once its wait for work ends
-            process.hang_up()
-        await self._until(lambda: not self._running(), self.loop.time() + STOP_GRACE)
-        for process in self._processes:
-            process.stop(signal.SIGKILL)
-        await self._until(lambda: not self.connections, began + LINGER)
-        await self._close()
 
-    async def _until(self, done: Callable[[], bool], deadline: float) -> None:
-        """Wait for what `changed` may bring about, until the loop's time `deadline`."""
-        while not done() and (left := deadline - self.loop.time()) > 0:
-            self.changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self.changed.wait()
+        def stop_processes() -> None:
+            if self.in_flight:
+                self._give_up_all()
+            for process in self._processes:
+                process.stop(_signal.SIGTERM)
+            for process in self._processes:
+                # a handler that it has for the signal runs once its wait for work ends
+                process.hang_up()
+            self._until(lambda: not self._running(), self.loop.time() + STOP_GRACE, kill_processes)
+
+        def kill_processes() -> None:
+            for process in self._processes:
+                process.stop(_signal.SIGKILL)
+            self._until(lambda: not self.connections, began + LINGER, self._close)
+
+        self._until(lambda: not self.in_flight, began + self.config.drain_timeout, stop_processes)
+
+    def changed(self) -> None:
+        """An invocation, a process or a connection has ended: what draining waits for may have come about."""
+        if self._hope is not None and self._hope[0]():
+            self._give_up_hope()
+
+    def _until(self, done: Callable[[], bool], deadline: float, then: Callable[[], None]) -> None:
+        """Call `then` in a later turn: when `changed` finds that `done`, or at the loop's time `deadline`."""
+        self._hope = (done, then)
+        self._hope_timer = self.loop.call_later(max(0.0, deadline - self.loop.time()), self._give_up_hope)
+        self.changed()
+
+    def _give_up_hope(self) -> None:
+        if self._hope is None:
+            return
+        (_, then), self._hope = self._hope, None
+        if self._hope_timer is not None:
+            self._hope_timer.cancel()
+        self.loop.call_soon(then)
 
     def _give_up_all(self) -> None:
         message = f"the pod was stopped before the invocation ended: its drain timeout of {self.config.drain_timeout:g} s has passed"
@@ -297,31 +291,26 @@ class Agent:
     def _running(self) -> bool:
         return any(process.pid for process in self._processes)
 
-    async def _close(self) -> None:
+    def _close(self) -> None:
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
             if connection.transport is not None:
                 connection.transport.close()
         deadline = self.loop.time() + FLUSH_GRACE
-        await self._until(lambda: not self.connections, deadline)
+        self._until(lambda: not self.connections, deadline, lambda: self._flush(deadline))
+
+    def _flush(self, deadline: float) -> None:
         self.output.flush()
-        while self.output.pending and self.loop.time() < deadline:
-            await asyncio.sleep(0.01)
-            self.output.flush()
-        for task in list(self._tasks):
-            task.cancel()
-
-
-def _socket_of(fd: int) -> socket.socket:
-    return socket.socket(fileno=fd)
+        if self.output.pending and self.loop.time() < deadline:
+            self.loop.call_later(0.01, self._flush, deadline)
+        else:
+            self.loop.stop()
 
 
 def run(config: AgentConfig, start: launch.Start) -> int:
     """Serve until stopped; the exit status."""
-    loop = uvloop.new_event_loop()
-    asyncio.set_event_loop(loop)
-    try:
-        return loop.run_until_complete(Agent(config, loop, os.environ).serve(start))
-    finally:
-        loop.close()
+    loop = EventLoop()
+    Agent(config, loop, os.environ).serve(start)
+    loop.run()
+    return 0

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kappa_core.agent_config import AgentConfig
-    from kappa_runtime.launch import Settings
 
 OWN_PREFIX = "KAPPA_"
 """The agent's own variables: the runtime process does not see them."""
@@ -24,13 +23,18 @@ class NoEntrypoint(Exception):
     """There is no program to start: Lambda's `Runtime.InvalidEntrypoint`."""
 
 
-def command(config: "AgentConfig | Settings") -> list[str]:
+def is_python(config: "AgentConfig") -> bool:
+    """Whether Lambda's Python client runs the function, on the agent's own interpreter."""
+    return config.runtime.startswith("python") or not config.runtime
+
+
+def command(config: "AgentConfig") -> list[str]:
     """The runtime process's argv.
 
     `python*` runs Lambda's own Python client on the agent's interpreter; anything else is a custom runtime, whose
     `bootstrap` lies in the task root or in /opt. Raises `NoEntrypoint`.
     """
-    if config.runtime.startswith("python") or not config.runtime:
+    if is_python(config):
         # -P: the task root comes first by PYTHONPATH, so it does even where PYTHONSAFEPATH is set
         return [sys.executable, "-P", "-m", "kappa_runtime.python_runtime", config.handler]
     candidates = [os.path.join(config.task_root, BOOTSTRAP), os.path.join("/opt", BOOTSTRAP)]
@@ -43,7 +47,7 @@ def command(config: "AgentConfig | Settings") -> list[str]:
     )
 
 
-def variables(config: "AgentConfig | Settings", own: Mapping[str, str], api_port: int) -> dict[str, str]:
+def variables(config: "AgentConfig", own: Mapping[str, str], api_port: int) -> dict[str, str]:
     """The runtime process's environment: the container's own, without Kappa's, and Lambda's on top.
 
     `own` is the agent's environment; `api_port` the loopback port of this process's Runtime API.

@@ -4,11 +4,13 @@ A subclass says which headers it wants and handles one request at a time; reques
 stops when there are too many of them.
 """
 
-import asyncio
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import httptools
+
+if TYPE_CHECKING:
+    from kappa_runtime.transport import Transport
 
 MAX_DISCARD: Final = 64 * 1024 * 1024
 """Bytes of a body over the limit that are read and thrown away, so that the sender gets to read the answer."""
@@ -54,13 +56,13 @@ class Request:
         """The body was over the limit, and thrown away."""
 
 
-class HttpProtocol(asyncio.Protocol):
+class HttpProtocol:
     WANTED: frozenset[bytes] = frozenset()
     MAX_HEAD = 64 * 1024
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
-        self.transport: asyncio.Transport | None = None
+        self.transport: Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Request] = deque()
         self._current: Request | None = None
@@ -82,12 +84,12 @@ class HttpProtocol(asyncio.Protocol):
     def closed(self) -> None:
         """The connection is gone."""
 
-    # asyncio.Protocol
+    # transport.Protocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # a TCP server's transports are Transports
+    def connection_made(self, transport: "Transport") -> None:
+        self.transport = transport
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
         self._queue.clear()
         self._current = None

@@ -1,44 +1,24 @@
 """What a cold start must not wait for: the listening sockets, the code and the first runtime process.
 
-This runs before asyncio, uvloop and httptools are imported (some 50 ms), so that the gateway can connect and the
-runtime process loads the function's code meanwhile. It imports only what Python's own start has imported already:
-`_socket` stands in for `socket` and `Settings` for `AgentConfig` (a test holds the two equal).
+This runs before the rest of the agent is imported, so that the gateway can connect and the runtime process loads the
+function's code meanwhile. `_socket` and `_signal` stand in for `socket` and `signal`, whose enums cost milliseconds.
 """
 
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import _socket
+import io
 import os
+import sys
 import time
 from collections.abc import Mapping
 
+from kappa_core.agent_config import AgentConfig
 from kappa_runtime import code, environment
 
 BACKLOG = 1024
 
 stop_requested = False
 """A SIGTERM came before the event loop was there to take it."""
-
-
-class Settings:
-    """The part of `AgentConfig` that this module needs, read without importing it. Raises `ValueError`."""
-
-    def __init__(self, env: Mapping[str, str]) -> None:
-        get = env.get
-        self.function_name = get("KAPPA_FUNCTION_NAME", "")
-        self.runtime = get("KAPPA_RUNTIME", "")
-        self.handler = get("KAPPA_HANDLER", "")
-        self.memory_mib = int(get("KAPPA_MEMORY_MIB", "128"))
-        self.region = get("KAPPA_REGION", "us-east-1")
-        self.code_inline = get("KAPPA_CODE_INLINE", "")
-        self.code_archive_url = get("KAPPA_CODE_ARCHIVE_URL", "")
-        self.task_root = get("KAPPA_TASK_ROOT", "/var/task")
-        self.host = get("KAPPA_HOST", "0.0.0.0")  # noqa: S104 - as in AgentConfig
-        self.port = int(get("KAPPA_PORT", "8080"))
-        self.runtime_api_port = int(get("KAPPA_RUNTIME_API_PORT", "9001"))
-        self.sidecar = bool(int(get("KAPPA_SIDECAR", "0")))
-        self.pod_name = get("KAPPA_POD_NAME", "")
-        self.announce_fd = int(get("KAPPA_ANNOUNCE_FD", "-1"))
-        self.parent_death = bool(int(get("KAPPA_PARENT_DEATH", "0")))
 
 
 class Child:
@@ -93,29 +73,67 @@ def _note_stop(number: int, frame: object) -> None:
     stop_requested = True
 
 
-def begin(settings: Settings, env: Mapping[str, str]) -> Start:
-    """Open the sockets, save inline code, start the first runtime process. Raises `OSError` if a port is taken."""
-    listen_fd, port = listen(settings.host, settings.port)
-    if settings.announce_fd >= 0:
-        announce(settings.announce_fd, port)
-    api_fd, api_port = listen("127.0.0.1", settings.runtime_api_port)
+def begin(config: AgentConfig, env: Mapping[str, str]) -> Start | None:
+    """Open the sockets, save inline code, start the first runtime process. Raises `OSError` if a port is taken.
+
+    A Python runtime process starts as a fork of this one, where that makes no difference to the function: the
+    interpreter and what both need are loaded once. In that process the answer is None, and the caller goes on with
+    `python_runtime.main`.
+    """
+    listen_fd, port = listen(config.host, config.port)
+    if config.announce_fd >= 0:
+        announce(config.announce_fd, port)
+    api_fd, api_port = listen("127.0.0.1", config.runtime_api_port)
     start = Start(listen_fd, api_fd, api_port)
-    if settings.sidecar or settings.code_archive_url:
+    if config.sidecar or config.code_archive_url:
         return start
     try:
-        if settings.code_inline:
-            code.write_inline(settings.code_inline, settings.handler, settings.task_root)
-        start.child = spawn(
-            environment.command(settings),
-            environment.variables(settings, env, api_port),
-            settings.task_root,
-            parent_death=settings.parent_death,
-        )
+        if config.code_inline:
+            code.write_inline(config.code_inline, config.handler, config.task_root)
+        variables = environment.variables(config, env, api_port)
+        if environment.is_python(config) and _can_fork(env):
+            start.child = fork(config.task_root, parent_death=config.parent_death)
+            if start.child is None:
+                for fd in (listen_fd, api_fd):
+                    os.close(fd)
+                _become_python(variables, config)
+                return None
+        else:
+            start.child = spawn(
+                environment.command(config), variables, config.task_root, parent_death=config.parent_death
+            )
     except code.CodeUnreadable as error:
         start.error = (code.UNREADABLE, str(error))
     except environment.NoEntrypoint as error:
         start.error = ("Runtime.InvalidEntrypoint", str(error))
     return start
+
+
+_HARMLESS = frozenset(("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONIOENCODING"))
+
+
+def _can_fork(env: Mapping[str, str]) -> bool:
+    """Python reads its PYTHON* variables when it starts: a function that brings its own gets an interpreter of its own."""
+    return not any(name.startswith("PYTHON") and name not in _HARMLESS for name in env)
+
+
+def _become_python(variables: Mapping[str, str], config: AgentConfig) -> None:
+    """What a new interpreter would have made of these variables: `python -P -m kappa_runtime.python_runtime HANDLER`."""
+    os.environ.clear()
+    os.environ.update(variables)
+    time.tzset()
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        # unbuffered: what was printed is in the pipe before the answer is
+        stream = getattr(sys, name)
+        raw = io.FileIO(fd, "w", closefd=False)
+        text = io.TextIOWrapper(
+            raw, encoding=stream.encoding, errors=stream.errors, write_through=True
+        )  # as Python does with -u
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
+    sys.path.insert(0, config.task_root)
+    sys.argv[:] = [environment.__file__.replace("environment", "python_runtime"), config.handler]
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 
 def announce(fd: int, port: int) -> None:
@@ -125,10 +143,28 @@ def announce(fd: int, port: int) -> None:
 
 
 def spawn(argv: list[str], env: Mapping[str, str], cwd: str, *, parent_death: bool) -> Child:
-    """Start a process in a group of its own, its stdout and stderr one pipe; the agent has one thread, so fork is safe.
+    """Start a program in a process as `fork` makes it.
 
     A command that cannot be run says so in its output and exits with status 127. Raises `OSError` when there is no
     room for another process.
+    """
+    child = fork(cwd, parent_death=parent_death)
+    if child is not None:
+        return child
+    try:
+        _default_signals()
+        os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
+    except BaseException as error:
+        os.write(2, f"{argv[0]} cannot be started in {cwd}: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(127)
+
+
+def fork(cwd: str, *, parent_death: bool) -> Child | None:
+    """A child in a group of its own, its stdout and stderr one pipe; None in the child itself.
+
+    The agent has one thread, so this is safe. Raises `OSError` when there is no room for another process; where the
+    child cannot enter `cwd` it says so in its output and exits with status 127.
     """
     if parent_death:
         from kappa_runtime import parent
@@ -153,19 +189,20 @@ def spawn(argv: list[str], env: Mapping[str, str], cwd: str, *, parent_death: bo
         return Child(pid, read_end, started)
     try:
         os.setpgid(0, 0)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
         os.dup2(write_end, 1)
         os.dup2(write_end, 2)
-        _default_signals()
+        for fd in (null, read_end, write_end):
+            os.close(fd)
         _die_first()
         if parent_death:
             parent.die_with(agent_pid)
         os.chdir(cwd)
-        os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
     except BaseException as error:
-        os.write(2, f"{argv[0]} cannot be started in {cwd}: {error}\n".encode(errors="replace"))
-    finally:
+        os.write(2, f"the runtime process cannot be started in {cwd}: {error}\n".encode(errors="replace"))
         os._exit(127)
+    return None
 
 
 def _die_first() -> None:

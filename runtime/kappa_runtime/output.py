@@ -4,13 +4,15 @@ Nothing here blocks, drops what a function printed or grows: while stdout is ful
 read, so the processes wait in their own write.
 """
 
-import asyncio
 import os
 import stat
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kappa_runtime.logs import LogTail
+
+if TYPE_CHECKING:
+    from kappa_runtime.loop import EventLoop, TimerHandle
 
 READ_BYTES: Final = 65536
 HIGH_WATER: Final = 256 * 1024
@@ -41,7 +43,7 @@ def own_stdout() -> int:
 class Output:
     """Writes to a descriptor as it takes it; `on_full(True)` asks to pause what feeds it, `on_full(False)` to go on."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, on_full: Callable[[bool], None]) -> None:
+    def __init__(self, loop: "EventLoop", fd: int, on_full: Callable[[bool], None]) -> None:
         self._loop = loop
         self._fd = fd
         self._on_full = on_full
@@ -50,7 +52,7 @@ class Output:
         self._line_start = True
         self._left_out = 0
         self._waiting = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: TimerHandle | None = None
         self._broken = False
         self.full = False
 
@@ -125,7 +127,7 @@ class Output:
 class Pipe:
     """A runtime process's stdout and stderr: read as far as the container log takes it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, output: Output, *, whole_lines: bool) -> None:
+    def __init__(self, loop: "EventLoop", fd: int, output: Output, *, whole_lines: bool) -> None:
         self.tail: LogTail | None = None
         """Of the invocation that runs, where it is wanted."""
         self._loop = loop

@@ -10,10 +10,9 @@ RETURNING has answered and not yet asked for more. A process whose start failed 
 only, so broken code burns no CPU.
 """
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import os
 import time
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from kappa_runtime import errors, logs, procfs, sidecar
@@ -23,9 +22,8 @@ from kappa_runtime.launch import Child
 from kappa_runtime.output import Pipe
 
 if TYPE_CHECKING:
-    import asyncio
-
     from kappa_runtime.agent import Agent
+    from kappa_runtime.loop import TimerHandle
     from kappa_runtime.runtime_api import RuntimeApiProtocol
 
 INIT_LIMIT: Final = 10.0
@@ -36,7 +34,9 @@ EXIT_GRACE: Final = 1.0
 """Seconds that a process may take to exit after it said that its start failed."""
 
 
-class State(Enum):
+class State:
+    """Plain strings: `enum` would cost every cold start milliseconds."""
+
     STOPPED = "stopped"
     STARTING = "starting"
     IDLE = "idle"
@@ -66,7 +66,7 @@ class RuntimeProcess:
         self._pipe: Pipe | None = None
         self._next: RuntimeApiProtocol | None = None
         self._invocation: Invocation | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: TimerHandle | None = None
         self._started = 0.0
         self._fetching = False
         self._within_invocation = False
@@ -377,17 +377,17 @@ class RuntimeProcess:
             self.state = State.ENDING
 
     def _kill_group(self) -> None:
-        import signal
-
         if self._config.sidecar:
             sidecar.kill(self.api_port)
         else:
-            self._signal_group(signal.SIGKILL)
+            self._signal_group(_signal.SIGKILL)
 
     def _signal_group(self, number: int) -> None:
         if self.pid:
-            with contextlib.suppress(ProcessLookupError):
+            try:  # noqa: SIM105 - contextlib is not worth its import here
                 os.killpg(self.pid, number)
+            except ProcessLookupError:
+                pass
 
     # small things
 

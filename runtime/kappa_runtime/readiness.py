@@ -1,23 +1,23 @@
 """Whether the pod can take invocations, and who waits to hear it."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from kappa_core import wire
 
 if TYPE_CHECKING:
+    from kappa_runtime.loop import EventLoop, TimerHandle
     from kappa_runtime.server import AgentProtocol
 
 
 class Readiness:
     """`READY_PATH`: initializing until a runtime process asks for work or its start fails, then ready or init_failed."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: "EventLoop") -> None:
         self.state = wire.INITIALIZING
         self.init_error: dict[str, object] | None = None
         self._init_ms = 0.0
         self._loop = loop
-        self._waiting: dict[AgentProtocol, asyncio.TimerHandle] = {}
+        self._waiting: dict[AgentProtocol, TimerHandle] = {}
 
     def ready(self, init_ms: float) -> None:
         if self.state == wire.DRAINING:

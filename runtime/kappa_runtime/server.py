@@ -52,7 +52,7 @@ class AgentProtocol(HttpProtocol):
 
     def closed(self) -> None:
         self._agent.connections.discard(self)
-        self._agent.changed.set()
+        self._agent.changed()
         self._agent.readiness.forget(self)
 
     def handle(self, request: Request) -> None:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -70,7 +69,7 @@ class AgentProcess:
         read_end, write_end = os.pipe()
         output, child_output = os.pipe()
         try:
-            told = replace(config, announce_fd=write_end, task_root=str(self._folder), pod_name=self.name)
+            told = config._replace(announce_fd=write_end, task_root=str(self._folder), pod_name=self.name)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # not the current folder first: a user's json.py there must not become the agent's

@@ -1,5 +1,3 @@
-from dataclasses import MISSING, fields
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +7,7 @@ from kappa_core.agent_config import PREFIX, AgentConfig, arn, function_arn
 # An environment variable holds no NUL and no lone surrogate.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 VALUES = {str: TEXT, int: st.integers(), float: st.floats(allow_nan=False, allow_infinity=False), bool: st.booleans()}
-CONFIGS = st.builds(AgentConfig, **{field.name: VALUES[field.type] for field in fields(AgentConfig)})  # type: ignore[index]
+CONFIGS = st.builds(AgentConfig, **{name: VALUES[kind] for name, kind in AgentConfig.__annotations__.items()})
 
 
 @given(CONFIGS)
@@ -56,7 +54,7 @@ def test_a_missing_name_says_who_starts_the_agent() -> None:
 
 
 def test_the_name_alone_is_required() -> None:
-    assert [field.name for field in fields(AgentConfig) if field.default is MISSING] == ["function_name"]
+    assert set(AgentConfig._fields) - set(AgentConfig._field_defaults) == {"function_name"}
 
 
 def test_an_arn_names_the_namespace_unless_it_is_the_default_one() -> None:

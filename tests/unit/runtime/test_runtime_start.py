@@ -15,26 +15,10 @@ def config(**values):
     return AgentConfig(**{"function_name": "hello", "runtime": "python3.13", "handler": "main.handler", **values})
 
 
-def test_the_settings_of_the_first_moments_are_the_configs():
-    for chosen in (
-        config(),
-        config(
-            memory_mib=512,
-            region="eu-west-1",
-            code_inline="x",
-            code_archive_url="https://x/y.zip",
-            task_root="/t",
-            host="::1",
-            port=0,
-            runtime_api_port=7,
-            sidecar=True,
-            pod_name="p",
-            announce_fd=4,
-            parent_death=True,
-        ),
-    ):
-        settings = launch.Settings(chosen.to_env())
-        assert vars(settings) == {name: getattr(chosen, name) for name in vars(settings)}
+def test_a_function_with_python_variables_of_its_own_gets_an_interpreter_of_its_own():
+    assert launch._can_fork({"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"})
+    assert not launch._can_fork({"PYTHONPATH": "/lib/mine"})
+    assert not launch._can_fork({"PYTHONOPTIMIZE": "1"})
 
 
 def test_the_agents_own_variables_stay_its_own():
