@@ -243,6 +243,8 @@ def _function_container(function: Function, image: str, pull_policy: str | None)
         "imagePullPolicy": pull_policy,
         "envFrom": [source.model_dump(by_alias=True, exclude_defaults=True) for source in spec.env_from],
         "resources": {"requests": resources, "limits": dict(resources)},
+        # A crash then says why in the pod's status, and so in the Function's.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [dict(mount) for mount in spec.pod_template.volume_mounts],
         "securityContext": _merge(CONTAINER_SECURITY, spec.pod_template.container_security_context),
     }
@@ -264,6 +266,7 @@ def _agent_container(function: Function, platform: Platform) -> Manifest:
             "ports": [{"name": "http", "containerPort": names.AGENT_PORT}],
             "readinessProbe": _ready_probe(),
             "resources": copy.deepcopy(AGENT_RESOURCES),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": _merge(CONTAINER_SECURITY, function.spec.pod_template.container_security_context),
         }
     )

@@ -161,6 +161,8 @@ IMAGE_REASONS: Final = frozenset(
         "SignatureValidationFailed",
     }
 )
+LAST_WORDS: Final = 500
+"""Characters of a log line that go into a message."""
 _START_REASONS: Final = frozenset({"CreateContainerError", "RunContainerError", "PostStartHookError"})
 
 
@@ -234,9 +236,10 @@ def _crash(ended: Raw, container: Raw, image: str, raw: Raw) -> str:
             f"the container was killed for using more memory than its limit of {limits.get('memory', 'its node')}."
             " Raise spec.memory."
         )
-    said = str(ended.get("message", "")).strip()
+    # The runtime's own word, or the end of the container's log (terminationMessagePolicy): its last line is the cause.
+    said = next((line.strip() for line in reversed(str(ended.get("message", "")).splitlines()) if line.strip()), "")
     text = f"the container of the image {image!r} ends again and again, with exit code {ended.get('exitCode')}"
-    return f"{text}: {said}" if said else f"{text}. Its log says why: kubectl logs --previous on one of its pods."
+    return f"{text}. The last it said: {said[:LAST_WORDS]}" if said else f"{text}, without a word."
 
 
 def _without_pod(message: str) -> str:

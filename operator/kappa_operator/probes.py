@@ -123,4 +123,9 @@ def init_problem(error_type: str, message: str) -> Problem:
         return Problem(
             Reason.CODE_UNREADABLE, f"the code cannot be read: {text}. Correct spec.code and apply it again."
         )
+    text = text.rstrip(".")
+    if "signal: killed" in message:
+        return Problem(
+            Reason.INIT_FAILED, f"the code does not load: {text}. If it needs more memory to start, raise spec.memory."
+        )
     return Problem(Reason.INIT_FAILED, f"the code does not load: {text}. Correct it and apply it again.")

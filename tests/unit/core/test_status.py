@@ -266,6 +266,12 @@ def test_a_container_that_ends_again_and_again() -> None:
     assert "exit code 3" in problem_of({**waiting("CrashLoopBackOff"), **ended}).message
 
 
+def test_a_crash_tells_the_last_line_of_its_log() -> None:
+    log = "Traceback (most recent call last):\n  File ...\nValueError: no DATABASE_URL\n\n"
+    ended = {"lastState": {"terminated": {"exitCode": 1, "message": log}}, "restartCount": 1}
+    assert problem_of({**waiting("CrashLoopBackOff"), **ended}).message.endswith("ValueError: no DATABASE_URL")
+
+
 def test_between_two_crashes_it_is_still_crashing() -> None:
     ended = {"lastState": {"terminated": {"exitCode": 3}}, "restartCount": 2, "state": {"running": {}}}
     assert problem_of(ended).reason == Reason.CRASHING
