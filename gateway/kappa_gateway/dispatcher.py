@@ -19,6 +19,8 @@ from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
 FIRST_PAUSE: Final = 0.01
 """Seconds until a pod that refused is asked again, the first time in a row; doubles up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE: Final = 0.32
+ALARM_EARLY: Final = 0.002
+"""Seconds by which a loop's timer may come before its moment: uvloop's clock counts milliseconds."""
 _WEIGHT: Final = 0.2
 """Of the newest value in moving averages."""
 
@@ -149,8 +151,8 @@ class Dispatcher:
 
     def tick(self) -> None:
         """To be called at the moments that `on_alarm` asked for: pods that refused are asked again."""
-        now = self._clock()
-        for pod in [pod for pod in self._held if pod.held_until <= now]:
+        due = self._clock() + ALARM_EARLY
+        for pod in [pod for pod in self._held if pod.held_until <= due]:
             self._lift(pod)
             self._pump(pod.function)
 

@@ -46,13 +46,13 @@ class Function:
         return f"{self.gateway}/fn/{self.namespace}/{self.name}"
 
     def apply(self, **changes: Any) -> None:
-        """Apply the manifest, with fields of the spec replaced."""
+        """Apply the manifest, with fields of the spec replaced, or left out where they are None."""
         self.kubectl.apply(
             {
                 "apiVersion": "kappa.run/v1alpha1",
                 "kind": "Function",
                 "metadata": {"name": self.name},
-                "spec": {**self.spec, **changes},
+                "spec": {key: value for key, value in {**self.spec, **changes}.items() if value is not None},
             },
             namespace=self.namespace,
         )

@@ -202,6 +202,16 @@ def test_a_pod_that_says_busy_is_left_alone_for_a_while_and_the_request_goes_els
     assert waiting.pod is first
 
 
+def test_an_alarm_that_rings_a_little_early_counts():
+    world = World()
+    pod = world.pod()
+    ticket = world.ask()
+    assert not world.dispatcher.refused(ticket, draining=False)
+    world.now = world.alarms[-1] - 0.001
+    world.dispatcher.tick()
+    assert ticket.pod is pod
+
+
 def test_the_pause_after_busy_doubles_up_to_a_limit_and_ends_with_success():
     world = World()
     pod = world.pod()
