@@ -122,30 +122,39 @@ class Exchange(Ticket):
 
     def end(self, outcome: Outcome) -> None:
         """Give everything back and count. Idempotent."""
+        if not self.arrived:
+            return
+        if self.client_gone:
+            outcome = Outcome.CANCELLED
         gateway = self.gateway
-        connection, self.connection = self.connection, None
+        now = time.monotonic()
+        duration, self.arrived = now - self.arrived, 0.0
+        counted = gateway.metrics_of(self.function)
+        counted.count(self.kind, outcome)
+        if outcome is Outcome.THROTTLED:
+            counted.throttles += 1
         pod = self.pod
+        connection, self.connection = self.connection, None
         if connection is not None:
-            now = time.monotonic()
             connection.finish()
-            gateway.dispatcher.release(self, now - self.sent if self.answered else None)
-            counted = gateway.metrics_of(self.function)
-            counted.count(self.kind, outcome)
-            counted.duration.observe(now - self.arrived)
-            if self.answered:
-                own = (self.sent - self.arrived) - (self.granted - self.since)
-                if self.came_whole:
-                    own += now - self.answered
-                counted.overhead.observe(own)
-                if pod is not None and pod.status is PodStatus.INIT_FAILED and not self.function_error:
-                    gateway.dispatcher.set_status(pod, PodStatus.READY)
-        elif self.arrived:
-            gateway.dispatcher.release(self)
-            counted = gateway.metrics_of(self.function)
-            counted.count(self.kind, outcome)
-            if outcome is Outcome.THROTTLED:
-                counted.throttles += 1
-        self.arrived = 0.0
+            counted.duration.observe(duration)
+        gateway.dispatcher.release(self, now - self.sent if self.answered else None)
+        if self.answered:
+            waited, own = self.granted - self.since, duration - (now - self.sent)
+            counted.overhead.observe(own - waited + (now - self.answered if self.came_whole else 0.0))
+            if pod is not None and pod.status is PodStatus.INIT_FAILED and not self.function_error:
+                gateway.dispatcher.set_status(pod, PodStatus.READY)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "invocation",
+                extra={
+                    "function": self.function.key,
+                    "request_id": self.request_id,
+                    "type": self.kind.value,
+                    "outcome": outcome.value,
+                    "duration_ms": round(duration * 1000, 3),
+                },
+            )
 
     def abort(self) -> None:
         """The caller went away: the slot is free at once, and the pod sees the connection break."""

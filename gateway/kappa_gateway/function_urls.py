@@ -81,7 +81,7 @@ class FunctionUrls:
             raise
         finally:
             client.on_disconnect = None
-            exchange.end(Outcome.CANCELLED if exchange.client_gone else outcome)
+            gateway.loop.call_soon(exchange.end, outcome)
 
     async def _invoke(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send, target: Target) -> None:
         gateway = self._gateway

@@ -6,8 +6,6 @@ https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
 import base64
 import binascii
 import json
-import logging
-import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, unquote
 
@@ -25,8 +23,6 @@ from kappa_gateway.state import FunctionState
 if TYPE_CHECKING:
     from kappa_gateway.connection import Connection
     from kappa_gateway.gateway import Gateway
-
-logger = logging.getLogger(__name__)
 
 PREFIX: Final = b"/2015-03-31/functions/"
 SUFFIX: Final = b"/invocations"
@@ -146,8 +142,8 @@ class LambdaApi:
                     await _answer(send, exchange, connection)
                 case b"DryRun":
                     exchange.kind = InvocationType.DRY_RUN
-                    headers = [(b"x-amzn-requestid", request_id.encode()), (b"content-length", b"0")]
-                    await send({"type": "http.response.start", "status": 204, "headers": headers[:1]})
+                    headers = [(b"x-amzn-requestid", request_id.encode())]
+                    await send({"type": "http.response.start", "status": 204, "headers": headers})
                     await send({"type": "http.response.body"})
                 case b"Event":
                     raise InvalidRequest(
@@ -164,20 +160,8 @@ class LambdaApi:
         finally:
             client.on_disconnect = None
             body.close()
-            if exchange.client_gone:
-                outcome = Outcome.CANCELLED
-            started = exchange.arrived
-            exchange.end(outcome)
-            if logger.isEnabledFor(logging.DEBUG):
-                logger.debug(
-                    "invocation",
-                    extra={
-                        "function": function.key,
-                        "request_id": request_id,
-                        "outcome": outcome.value,
-                        "duration_ms": round((time.monotonic() - started) * 1000, 3),
-                    },
-                )
+            # in the loop's next turn: the answer leaves at the end of this one
+            gateway.loop.call_soon(exchange.end, outcome)
 
 
 async def _answer(send: Send, exchange: Exchange, connection: "Connection") -> None:
