@@ -16,6 +16,7 @@ from the environment; `-I` beside `-m` keeps a function's own PYTHON* variables 
 | `server` | HTTP to the gateway |
 | `loop`, `transport` | the event loop and its TCP connections |
 | `http_protocol` | what both have in common |
+| `journal` | Lambda's log lines of one runtime process, what it printed, its memory |
 | `output` | the container log, without ever blocking |
 | `logs`, `errors` | Lambda's log lines and error JSON |
 | `python_runtime` | the runtime process of Python functions |

@@ -18,7 +18,7 @@ from kappa_core.agent_config import AgentConfig, function_arn
 from kappa_runtime import code, environment, errors, launch
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
 from kappa_runtime.loop import EventLoop, TimerHandle
-from kappa_runtime.output import Output, Pipe, own_stdout
+from kappa_runtime.output import Output, own_stdout
 from kappa_runtime.process import COMING, FETCH_LIMIT, INIT_LIMIT, RuntimeProcess, State
 from kappa_runtime.readiness import Readiness
 from kappa_runtime.runtime_api import RuntimeApiProtocol
@@ -174,9 +174,6 @@ class Agent:
             raise errors.StartError(errors.INVALID_ENTRYPOINT, str(error)) from None
         except OSError as error:
             raise errors.StartError(errors.EXIT_ERROR, f"no process can be started: {error}") from None
-
-    def open_pipe(self, fd: int) -> Pipe:
-        return Pipe(self.loop, fd, self.output, whole_lines=self.config.concurrency > 1)
 
     def _add_process(self, listening: tuple[int, int] | None = None) -> RuntimeProcess:
         index = len(self._processes)

@@ -15,11 +15,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from kappa_runtime import errors, logs, procfs, sidecar
+from kappa_runtime import errors, logs, sidecar
 from kappa_runtime.code import UNREADABLE
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
+from kappa_runtime.journal import Journal
 from kappa_runtime.launch import Child
-from kappa_runtime.output import Pipe
 
 if TYPE_CHECKING:
     from kappa_runtime.agent import Agent
@@ -63,7 +63,9 @@ class RuntimeProcess:
         self._agent = agent
         self._config = agent.config
         self._loop = agent.loop
-        self._pipe: Pipe | None = None
+        self._journal = Journal(
+            agent.loop, agent.output, memory_mib=agent.config.memory_mib, whole_lines=agent.config.concurrency > 1
+        )
         self._next: RuntimeApiProtocol | None = None
         self._invocation: Invocation | None = None
         self._timer: TimerHandle | None = None
@@ -74,8 +76,6 @@ class RuntimeProcess:
         self._was_idle = False
         """It was IDLE when its connection broke."""
         self._init_unreported: float | None = None
-        self._memory_mib = 0
-        self._memory_read = 0.0
 
     # starting
 
@@ -99,9 +99,7 @@ class RuntimeProcess:
         self.state = State.STARTING
         self.pid = child.pid
         self._started = child.started
-        self._pipe = self._agent.open_pipe(child.output)
-        self._memory_mib = 0
-        self._memory_read = 0.0
+        self._journal.open(child)
         limit = FETCH_LIMIT if self._fetching else self._config.timeout if self._within_invocation else INIT_LIMIT
         self._set_timer(limit - (time.perf_counter() - child.started))
 
@@ -112,7 +110,7 @@ class RuntimeProcess:
     def _fail_start(self, error: dict[str, object]) -> None:
         elapsed_ms = (time.perf_counter() - self._started) * 1000 if self._started else 0.0
         status = logs.TIMEOUT if error["errorType"] == errors.TIMED_OUT else logs.ERROR
-        self._agent.output.line(logs.init_report_line(elapsed_ms, status=status, error_type=str(error["errorType"])))
+        self._journal.failed_start(elapsed_ms, status=status, error_type=str(error["errorType"]))
         self._clear_timer()
         self.state = State.ENDING if self.pid else State.STOPPED
         self._restart = False
@@ -197,12 +195,7 @@ class RuntimeProcess:
         self.state = State.BUSY
         self._invocation = invocation
         self._timer = self._loop.call_later(limit, self._on_timer)
-        start = logs.start_line(invocation.request_id)
-        self._agent.output.line(start)
-        if self._pipe is not None:
-            self._pipe.tail = invocation.tail
-        if invocation.tail is not None:
-            invocation.tail.add(start)
+        self._journal.start(invocation)
         if self._next is not None:
             self._next.send(invocation, int((now + limit) * 1000))
 
@@ -223,25 +216,7 @@ class RuntimeProcess:
         self.state = State.RETURNING
         duration_ms = (time.perf_counter() - invocation.started) * 1000
         init_ms, self._init_unreported = self._init_unreported, None
-        if self._pipe is not None:
-            # what it printed before it answered is in the pipe by now
-            self._pipe.drain()
-            self._pipe.end_line()
-            self._pipe.tail = None
-        end = logs.end_lines(
-            invocation.request_id,
-            duration_ms=duration_ms,
-            memory_mib=self._config.memory_mib,
-            max_memory_mib=self._max_memory(),
-            init_ms=init_ms,
-            status=status,
-            error_type=error_type,
-        )
-        self._agent.output.line(end)
-        log_result = b""
-        if invocation.tail is not None:
-            invocation.tail.add(end)
-            log_result = invocation.tail.base64()
+        log_result = self._journal.end(invocation, duration_ms, init_ms=init_ms, status=status, error_type=error_type)
         self._agent.finish(
             invocation,
             Answer(
@@ -268,12 +243,7 @@ class RuntimeProcess:
             note = f"RequestId: {invocation.request_id} Error: {message}"
             if error_type == errors.EXIT_ERROR:
                 message = note
-        if self._pipe is not None:
-            self._pipe.drain()
-        line = f"{note}\n".encode()
-        self._agent.output.line(line)
-        if invocation.tail is not None:
-            invocation.tail.add(line)
+        self._journal.note(invocation, note)
         self._finish(
             errors.body(error_type, message), b"application/json", UNHANDLED, status=status, error_type=error_type
         )
@@ -288,7 +258,7 @@ class RuntimeProcess:
             return
         self._restart = True
         if self.state is State.BUSY:
-            self._max_memory()
+            self._journal.look_at_memory()
             self._kill_group()
             self._end_invocation(errors.TIMED_OUT, "")
         else:
@@ -314,14 +284,13 @@ class RuntimeProcess:
         state = self.state
         self.pid = 0
         self._clear_timer()
-        if self._pipe is not None:
-            self._pipe.drain()
+        said = self._journal.drain()
         if state is State.STARTING and self._fetching:
-            self._on_fetched(status)
+            self._on_fetched(status, said)
             return
         if state is State.BUSY:
             self._end_invocation(errors.EXIT_ERROR, errors.exited(status))
-        self._close_pipe()
+        self._journal.close()
         self.hang_up()
         self._next = None
         # one that ends while it has nothing to do waits for the next invocation, or it could do so for ever
@@ -338,9 +307,8 @@ class RuntimeProcess:
         else:
             self._agent.on_stopped()
 
-    def _on_fetched(self, status: int) -> None:
-        said = self._pipe.said if self._pipe is not None else b""
-        self._close_pipe()
+    def _on_fetched(self, status: int, said: bytes) -> None:
+        self._journal.close()
         if status == 0:
             self._agent.code.ready = True
             self.start(within_invocation=self._within_invocation)
@@ -392,13 +360,7 @@ class RuntimeProcess:
     # small things
 
     def pause_output(self, paused: bool) -> None:
-        if self._pipe is not None:
-            self._pipe.pause(paused)
-
-    def _close_pipe(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
+        self._journal.pause(paused)
 
     def _set_timer(self, seconds: float) -> None:
         self._clear_timer()
@@ -408,12 +370,3 @@ class RuntimeProcess:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _max_memory(self) -> int:
-        """Its peak, in MiB; asked of the kernel at most every 50 ms, since that costs as much as a small invocation."""
-        now = time.perf_counter()
-        if now - self._memory_read > 0.05:
-            self._memory_read = now
-            peak = procfs.peak_memory_mib(self.pid) if self.pid else 0
-            self._memory_mib = max(self._memory_mib, peak)
-        return self._memory_mib
