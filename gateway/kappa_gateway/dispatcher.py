@@ -62,16 +62,14 @@ class Dispatcher:
             if pod is not None:
                 self._grant(pod, ticket)
                 return True
-        error = self._in_vain(function)
-        if error is None and len(function.waiters) >= self._queue_limit:
-            error = Throttled(
-                f"{function.key}: {len(function.waiters)} requests wait for a pod already, which is the limit; try again later",
-                retry_after=self._retry_after(function),
-            )
-        if error is not None:
-            raise error
+        self._check_queue(function)
         self._enqueue(ticket, first=False)
         return False
+
+    def admit(self, function: FunctionState) -> None:
+        """Raise what `acquire` would raise now: worth asking before a body is read, and holds nothing."""
+        if function.waiters or self._pick(function) is None:
+            self._check_queue(function)
 
     def release(self, ticket: Ticket, duration: float | None = None) -> None:
         """Give the slot back, or stop waiting. `duration` (seconds) counts towards the function's mean. Idempotent."""
@@ -175,6 +173,17 @@ class Dispatcher:
                 )
 
     # -- inside
+
+    def _check_queue(self, function: FunctionState) -> None:
+        """Raise if nobody may start to wait for this function."""
+        error = self._in_vain(function)
+        if error is None and len(function.waiters) >= self._queue_limit:
+            error = Throttled(
+                f"{function.key}: {len(function.waiters)} requests wait for a pod already, which is the limit; try again later",
+                retry_after=self._retry_after(function),
+            )
+        if error is not None:
+            raise error
 
     def _pick(self, function: FunctionState) -> PodState | None:
         best = None

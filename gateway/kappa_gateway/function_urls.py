@@ -94,6 +94,7 @@ class FunctionUrls:
             timeout=gateway.settings.body_timeout,
         )
         try:
+            gateway.dispatcher.admit(exchange.function)
             data = await body.read(is_here=scope[CLIENT].body_is_here)
             request = HttpRequest(
                 method=scope["method"],

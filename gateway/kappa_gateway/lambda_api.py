@@ -126,6 +126,7 @@ class LambdaApi:
                 raise InvalidRequest(
                     f"{function.key} is a web server (code.image.protocol: http): call it at /fn/{function.key}/"
                 )
+            gateway.dispatcher.admit(function)
             payload = await body.read(is_here=client.body_is_here)
             if payload:
                 await json_check.check(payload)

@@ -440,3 +440,21 @@ class DispatcherMachine(RuleBasedStateMachine):
 
 TestDispatcherMachine = DispatcherMachine.TestCase
 TestDispatcherMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_admission_is_asked_without_taking_anything():
+    world = World(queue_limit=1)
+    world.dispatcher.admit(world.function)
+    ticket = world.ask()
+    with pytest.raises(Throttled):
+        world.dispatcher.admit(world.function)
+    pod = world.pod()
+    assert ticket.pod is pod
+    world.dispatcher.admit(world.function)
+    world.dispatcher.release(ticket)
+    assert (pod.outstanding, len(world.function.waiters)) == (0, 0)
+    world.function.function = None
+    world.dispatcher.changed(world.function)
+    world.dispatcher.set_status(pod, PodStatus.GONE)
+    with pytest.raises(FunctionNotFound):
+        world.dispatcher.admit(world.function)
