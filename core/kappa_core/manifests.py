@@ -4,25 +4,40 @@ The Deployment has no `spec.replicas`: scaling alone moves them. Settings that o
 (`scaling`, `async`) leave no trace in the pod template, so changing them rolls no pods.
 """
 
-import copy
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from kappa_core import names, wire
-from kappa_core.agent_config import AgentConfig
-from kappa_core.durations import mebibytes
+from kappa_core import names
+from kappa_core.containers import (
+    CODE_VOLUME,
+    Manifest,
+    ManifestError,
+    Platform,
+    RuntimeImage,
+    agent_config,
+    containers,
+    merge,
+)
 from kappa_core.function import Function
 
-Manifest = dict[str, Any]
-"""A Kubernetes object, or a part of one, as JSON has it."""
+__all__ = [
+    "Manifest",
+    "ManifestError",
+    "Platform",
+    "RuntimeImage",
+    "agent_config",
+    "deployment",
+    "dial_port",
+    "own_labels",
+    "owner_reference",
+    "pod_template",
+    "revision",
+    "template_hash",
+]
 
-CODE_VOLUME: Final = "kappa-code"
-DRAIN_MARGIN_SECONDS: Final = 2
-"""The agent waits this much longer than the timeout for running invocations: their own timeout ends them first."""
 GRACE_MARGIN_SECONDS: Final = 10
 """The kubelet waits this much longer than the timeout before it kills: the agent has ended by then."""
 USER_ID: Final = 1000
@@ -33,39 +48,6 @@ POD_SECURITY: Final[Manifest] = {
     "runAsGroup": USER_ID,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-CONTAINER_SECURITY: Final[Manifest] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-"""With `POD_SECURITY`: what the *restricted* Pod Security level asks for."""
-
-AGENT_RESOURCES: Final[Manifest] = {"requests": {"memory": "48Mi"}, "limits": {"memory": "256Mi"}}
-"""Of an agent beside a user's image; in our own image the agent shares the function's memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeImage:
-    """A language runtime: the image that holds it and the agent."""
-
-    image: str
-    pull_policy: str | None = None
-    """Kubernetes' imagePullPolicy; None: Kubernetes' default for the image's tag."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Platform:
-    """What the operator is told about its installation, as far as manifests need it."""
-
-    runtimes: Mapping[str, RuntimeImage] = field(default_factory=dict)
-    agent: RuntimeImage | None = None
-    """The agent beside a user's Lambda image; None: the first runtime's image."""
-    region: str = "us-east-1"
-    account: str = "000000000000"
-
-    @property
-    def agent_image(self) -> RuntimeImage | None:
-        return self.agent or next(iter(self.runtimes.values()), None)
-
-
-class ManifestError(ValueError):
-    """The Function names something that this installation does not have; the message is for its author."""
 
 
 def deployment(function: Function, platform: Platform, code_hash: str | None = None) -> Manifest:
@@ -144,8 +126,8 @@ def pod_template(function: Function, platform: Platform, code_hash: str | None =
     if code_hash is not None:
         annotations[names.ANNOTATION_CODE_HASH] = code_hash
     pod: Manifest = {
-        "containers": _containers(function, platform),
-        "securityContext": _merge(POD_SECURITY, user.security_context),
+        "containers": containers(function, platform),
+        "securityContext": merge(POD_SECURITY, user.security_context),
         "terminationGracePeriodSeconds": math.ceil(spec.timeout_seconds) + GRACE_MARGIN_SECONDS,
         # Service links put every Service of the namespace into the environment, and slow the start down.
         "enableServiceLinks": False,
@@ -180,153 +162,3 @@ def dial_port(function: Function) -> int:
     """The port of the pod that the gateway dials."""
     image = function.spec.code.image
     return image.port if image is not None and image.protocol == "http" else names.AGENT_PORT
-
-
-def agent_config(function: Function, platform: Platform) -> AgentConfig:
-    """What the function's agent is told."""
-    spec = function.spec
-    return AgentConfig(
-        function_name=function.metadata.name,
-        function_namespace=function.metadata.namespace,
-        runtime=spec.runtime or "",
-        handler=spec.handler or "",
-        memory_mib=mebibytes(spec.memory),
-        timeout=spec.timeout_seconds,
-        concurrency=spec.concurrency,
-        region=platform.region,
-        account=platform.account,
-        code_inline=spec.code.inline or "",
-        code_archive_url=spec.code.archive.url if spec.code.archive else "",
-        code_archive_sha256=spec.code.archive.sha256 if spec.code.archive else "",
-        sidecar=spec.code.image is not None,
-        drain_timeout=spec.timeout_seconds + DRAIN_MARGIN_SECONDS,
-    )
-
-
-def _containers(function: Function, platform: Platform) -> list[Manifest]:
-    spec = function.spec
-    image = spec.code.image
-    if image is None:
-        runtime = platform.runtimes.get(spec.runtime or "")
-        if runtime is None:
-            known = ", ".join(sorted(platform.runtimes)) or "none"
-            raise ManifestError(
-                f"spec.runtime: there is no runtime {spec.runtime!r} here. Known runtimes: {known}."
-                " Set one of them, or bring your own with spec.code.image."
-            )
-        container = _function_container(function, runtime.image, runtime.pull_policy)
-        container["env"] = [*_agent_env(function, platform), *_user_env(function)]
-        container["ports"] = [{"name": "http", "containerPort": names.AGENT_PORT}]
-        container["readinessProbe"] = _ready_probe()
-        if spec.code.config_map is not None:
-            container["volumeMounts"].insert(0, {"name": CODE_VOLUME, "mountPath": names.TASK_ROOT, "readOnly": True})
-        return [_without_empty(container)]
-    container = _function_container(function, image.ref, image.pull_policy)
-    container.update({"command": image.command, "args": image.args})
-    if image.protocol == "http":
-        container["env"] = [{"name": "PORT", "value": str(image.port)}, *_user_env(function)]
-        container["ports"] = [{"name": "http", "containerPort": image.port}]
-        container["readinessProbe"] = {"tcpSocket": {"port": image.port}, "periodSeconds": 1, "failureThreshold": 3}
-        return [_without_empty(container)]
-    container["env"] = [*_lambda_env(function, platform), *_user_env(function)]
-    # Both containers are told to stop at once: this holds the function's back until the agent has drained.
-    container["lifecycle"] = {"preStop": {"httpGet": {"path": wire.DRAIN_PATH, "port": names.AGENT_PORT}}}
-    return [_without_empty(container), _agent_container(function, platform)]
-
-
-def _function_container(function: Function, image: str, pull_policy: str | None) -> Manifest:
-    spec = function.spec
-    resources = {"memory": spec.memory, **({"cpu": spec.cpu} if spec.cpu else {})}
-    return {
-        "name": names.CONTAINER_FUNCTION,
-        "image": image,
-        "imagePullPolicy": pull_policy,
-        "envFrom": [source.model_dump(by_alias=True, exclude_defaults=True) for source in spec.env_from],
-        "resources": {"requests": resources, "limits": dict(resources)},
-        # A crash then says why in the pod's status, and so in the Function's.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [dict(mount) for mount in spec.pod_template.volume_mounts],
-        "securityContext": _merge(CONTAINER_SECURITY, spec.pod_template.container_security_context),
-    }
-
-
-def _agent_container(function: Function, platform: Platform) -> Manifest:
-    agent = platform.agent_image
-    if agent is None:
-        raise ManifestError(
-            "spec.code.image: an image with protocol lambda needs the agent's image beside it, and this installation"
-            " names none. Have its administrator set a runtime, or use protocol http."
-        )
-    return _without_empty(
-        {
-            "name": names.CONTAINER_AGENT,
-            "image": agent.image,
-            "imagePullPolicy": agent.pull_policy,
-            "env": _agent_env(function, platform),
-            "ports": [{"name": "http", "containerPort": names.AGENT_PORT}],
-            "readinessProbe": _ready_probe(),
-            "resources": copy.deepcopy(AGENT_RESOURCES),
-            "terminationMessagePolicy": "FallbackToLogsOnError",
-            "securityContext": _merge(CONTAINER_SECURITY, function.spec.pod_template.container_security_context),
-        }
-    )
-
-
-def _ready_probe() -> Manifest:
-    """For rolling updates alone: no request waits for it."""
-    probe = {"path": wire.READY_PATH, "port": names.AGENT_PORT}
-    return {"httpGet": probe, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 3}
-
-
-def _agent_env(function: Function, platform: Platform) -> list[Manifest]:
-    variables = [
-        {"name": name, "value": _literal(value)} for name, value in agent_config(function, platform).to_env().items()
-    ]
-    pod_name = {"name": "KAPPA_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    return [*variables, pod_name]
-
-
-def _lambda_env(function: Function, platform: Platform) -> list[Manifest]:
-    """What Lambda sets in an image's environment; in our own images the agent does that for its process."""
-    spec = function.spec
-    values = {
-        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{names.RUNTIME_API_PORT}",
-        "AWS_LAMBDA_FUNCTION_NAME": function.metadata.name,
-        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(mebibytes(spec.memory)),
-        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.metadata.name}",
-        "AWS_REGION": platform.region,
-        "AWS_DEFAULT_REGION": platform.region,
-        "LAMBDA_TASK_ROOT": names.TASK_ROOT,
-        "LAMBDA_RUNTIME_DIR": "/var/runtime",
-        "_HANDLER": spec.handler or "",
-    }
-    return [{"name": name, "value": _literal(value)} for name, value in values.items() if value]
-
-
-def _user_env(function: Function) -> list[Manifest]:
-    variables = []
-    for variable in function.spec.env:
-        entry: Manifest = {"name": variable.name}
-        if variable.value_from is not None:
-            entry["valueFrom"] = variable.value_from.model_dump(by_alias=True, exclude_defaults=True)
-        else:
-            entry["value"] = variable.value or ""
-        variables.append(entry)
-    return variables
-
-
-def _literal(value: str) -> str:
-    """The kubelet expands `$(NAME)` and reads `$$` as a dollar sign: doubled, every dollar sign stays one."""
-    return value.replace("$", "$$")
-
-
-def _merge(defaults: Manifest, overrides: Manifest | None) -> Manifest:
-    """`overrides` over `defaults`, field by field; a null takes a default away."""
-    merged = {**copy.deepcopy(defaults), **(overrides or {})}
-    return {key: value for key, value in merged.items() if value is not None}
-
-
-def _without_empty(container: Manifest) -> Manifest:
-    return {key: value for key, value in container.items() if value not in (None, [], {})}

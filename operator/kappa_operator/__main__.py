@@ -6,17 +6,16 @@ import sys
 from collections.abc import Callable
 
 from kubernetes.aio.config.config_exception import ConfigException
-from pydantic import ValidationError
 
 from kappa_core import logs
 from kappa_operator.app import Operator
-from kappa_operator.settings import Settings
+from kappa_operator.settings import load
 
 
 def main() -> int:
     try:
-        settings = Settings()
-    except (ValidationError, ValueError) as error:
+        settings = load()
+    except ValueError as error:
         print(f"the operator's settings cannot be read:\n{error}", file=sys.stderr)  # noqa: T201
         return 2
     logs.configure(settings.log_level, settings.log_format)

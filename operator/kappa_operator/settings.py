@@ -2,12 +2,14 @@
 
 import os
 import socket
-from typing import Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kappa_core import manifests, names
+
+PREFIX: Final = "KAPPA_OPERATOR_"
 
 
 class RuntimeSetting(BaseModel):
@@ -20,7 +22,7 @@ class RuntimeSetting(BaseModel):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="KAPPA_OPERATOR_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     runtimes: dict[str, RuntimeSetting] = Field(
         default_factory=dict,
@@ -81,6 +83,15 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="Seconds of silence after which a gateway's demand stream counts as broken."
     )
 
+    @model_validator(mode="after")
+    def _lease_times(self) -> Self:
+        if not self.retry_period < self.renew_deadline < self.lease_duration:
+            raise ValueError(
+                f"the Lease's times must grow from RETRY_PERIOD ({self.retry_period}) over RENEW_DEADLINE"
+                f" ({self.renew_deadline}) to LEASE_DURATION ({self.lease_duration})"
+            )
+        return self
+
     @property
     def function_selector(self) -> str:
         """The label selector of the Functions to serve."""
@@ -96,3 +107,20 @@ class Settings(BaseSettings):
             region=self.region,
             account=self.account,
         )
+
+
+def load() -> Settings:
+    """The settings of the environment. Raises `ValueError` with a line for each variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False):
+            place, given = ".".join(map(str, problem["loc"])).upper(), problem["input"]
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{PREFIX}{place}={given!r}: {message}" if place else message)
+        raise ValueError("\n".join(lines)) from None
+    except SettingsError as error:
+        text = str(error)
+        name = text.split('"')[1].upper() if '"' in text else "?"
+        raise ValueError(f"{PREFIX}{name}={os.environ.get(PREFIX + name)!r}: this is not JSON, and must be") from None
