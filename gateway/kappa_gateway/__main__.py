@@ -4,6 +4,7 @@ import sys
 
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from kappa_core import logs
 from kappa_gateway.server import serve
@@ -13,8 +14,9 @@ from kappa_gateway.settings import Settings
 def main() -> int:
     try:
         settings = Settings()
-    except ValidationError as error:
-        print(f"the gateway's settings cannot be read: {error}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
+    except (ValidationError, SettingsError) as error:
+        for line in _problems(error):
+            print(f"the gateway's settings cannot be used: {line}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return 2
     logs.configure(settings.log_level, settings.log_style)
     from kappa_gateway.kubernetes import KubernetesBackend, NoCluster
@@ -25,6 +27,17 @@ def main() -> int:
         print(f"the gateway cannot start: {error}", file=sys.stderr)  # noqa: T201 - for a person, as above
         return 1
     return 0
+
+
+def _problems(error: ValidationError | SettingsError) -> list[str]:
+    """One line for each variable that is wrong, by its name."""
+    if isinstance(error, SettingsError):
+        return [f'{error}; a list is written as JSON, such as \'["team-a", "team-b"]\'']
+    prefix = Settings.model_config["env_prefix"]
+    return [
+        f"{prefix}{'_'.join(map(str, problem['loc'])).upper()}={problem['input']!r}: {problem['msg']}"
+        for problem in error.errors()
+    ]
 
 
 if __name__ == "__main__":
