@@ -15,7 +15,9 @@ from kappa_core.function import Function
 from kappa_core.manifests import Platform, RuntimeImage
 
 HERE = Path(__file__).parent
-PLATFORM = Platform(runtimes={"python3.13": RuntimeImage(image="kappa/runtime-python:1.0.0", pull_policy="IfNotPresent")})
+PLATFORM = Platform(
+    runtimes={"python3.13": RuntimeImage(image="kappa/runtime-python:1.0.0", pull_policy="IfNotPresent")}
+)
 INPUTS = sorted((HERE / "functions").glob("*.yaml"))
 
 
