@@ -34,6 +34,9 @@ FLUSH_GRACE: Final = 1.0
 """Seconds for the last answers and log lines."""
 
 
+_DRAINED: Final = b'{"state": "drained"}'
+
+
 class Code:
     """The function's code: in place, or an archive that has to be fetched first."""
 
@@ -66,6 +69,8 @@ class Agent:
         self.in_flight = 0
         """Accepted and not answered."""
         self.draining = False
+        self._drained = False
+        self._told_when_drained: list[AgentProtocol] = []
         self._env = env
         self._processes: list[RuntimeProcess] = []
         self._servers: list[Server] = []
@@ -245,6 +250,9 @@ class Agent:
         def stop_processes() -> None:
             if self.in_flight:
                 self._give_up_all()
+            self._drained = True
+            for caller in self._told_when_drained:
+                caller.respond_json(200, _DRAINED)
             for process in self._processes:
                 process.stop(_signal.SIGTERM)
             for process in self._processes:
@@ -258,6 +266,13 @@ class Agent:
             self._until(lambda: not self.connections, began + LINGER, self._close)
 
         self._until(lambda: not self.in_flight, began + self.config.drain_timeout, stop_processes)
+
+    def tell_when_drained(self, caller: AgentProtocol) -> None:
+        """Answer once the agent was told to stop and nothing runs any more; it is not what stops it."""
+        if self._drained:
+            caller.respond_json(200, _DRAINED)
+        else:
+            self._told_when_drained.append(caller)
 
     def changed(self) -> None:
         """An invocation, a process or a connection has ended: what draining waits for may have come about."""

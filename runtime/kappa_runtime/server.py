@@ -17,6 +17,7 @@ _INVOKE_PREFIX: Final = b"/2015-03-31/functions/"
 _INVOKE_SUFFIX: Final = b"/invocations"
 _READY: Final = wire.READY_PATH.encode()
 _HEALTH: Final = wire.HEALTH_PATH.encode()
+_DRAIN: Final = wire.DRAIN_PATH.encode()
 MAX_WAIT: Final = 60.0
 """Seconds that `READY_PATH?wait=` holds an answer at most."""
 
@@ -70,6 +71,8 @@ class AgentProtocol(HttpProtocol):
             self._ready(request)
         elif path == _HEALTH:
             self.respond_json(200, b'{"status":"ok"}')
+        elif path == _DRAIN:
+            self._agent.tell_when_drained(self)
         else:
             self._fail(
                 404,

@@ -89,3 +89,22 @@ def test_a_start_that_fails_there(sidecar):
 def test_nobody_comes(sidecar):
     agent, _ = sidecar
     assert agent.invoke(7, Kappa_Deadline_Ms="1").json["errorType"] == "Sandbox.Timedout"
+
+
+def test_its_container_is_held_back_until_the_agent_has_drained(sidecar):
+    agent, start = sidecar
+    start()
+    agent.ready()
+    running = agent.connection()
+    running.request("POST", wire.INVOKE_PATH, b'"hang"')
+    hook = agent.connection()
+    hook.request("GET", wire.DRAIN_PATH)
+    assert agent.invoke(1).status == 429  # the hook alone stops nothing, and the invocation runs
+    agent.terminate()
+    ended = running.getresponse()
+    assert b"Sandbox.Timedout" in ended.read()
+    held = hook.getresponse()
+    assert (held.status, held.read()) == (200, b'{"state": "drained"}')
+    assert agent.process.wait(10) == 0
+    running.close()
+    hook.close()
