@@ -135,7 +135,7 @@ def kubeconfig() -> str:
     """The cluster under test. Fails, saying what to do, where there is none."""
     path = os.environ.get("KUBECONFIG", "")
     if not path and SHARED_CLUSTER.exists():
-        path = run(str(SHARED_CLUSTER), timeout=300).strip().splitlines()[-1]
+        path = start_shared_cluster()
     if not path:
         pytest.fail(
             "the cluster tests need a Kubernetes cluster: set KUBECONFIG to one that has Kappa's images "
@@ -148,6 +148,31 @@ def kubeconfig() -> str:
         run(program("kubectl"), "--kubeconfig", path, "version", "--request-timeout=10s")
     except CommandFailed as error:
         pytest.fail(f"the cluster of KUBECONFIG={path} does not answer:\n{error}", pytrace=False)
+    return path
+
+
+def start_shared_cluster() -> str:
+    """Its kubeconfig's path. Run while the cluster is up already, `up` rewrites kube-proxy's configuration, and kube-proxy
+    ends itself over that a moment later: a second `up` starts it."""
+    path = run(str(SHARED_CLUSTER), timeout=300).strip().splitlines()[-1]
+    node = Kubectl(program("kubectl"), path)(
+        "get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}"
+    )
+
+    def proxy_runs() -> bool:
+        try:
+            socket.create_connection((node, 10256), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    steady = time.monotonic() + 3
+    while time.monotonic() < steady:
+        if not proxy_runs():
+            run(str(SHARED_CLUSTER), timeout=300)
+            Eventually()(proxy_runs, timeout=30)
+            break
+        time.sleep(0.2)
     return path
 
 
@@ -199,7 +224,7 @@ class Release:
     def install(self, *args: str) -> None:
         """With the test images, and `args` such as `--set=operator.replicas=2`."""
         take = ["--take-ownership", *(["--force-conflicts"] if self._is_helm_4() else [])]
-        values = [f"--set-string=image.registry={REGISTRY},image.tag={TAG}"]
+        values = [f"--set-string=image.registry={REGISTRY},image.tag={TAG}", "--set=gateway.service.type=NodePort"]
         if NAMESPACES:
             values.append(f"--set=watchNamespaces={{{','.join(NAMESPACES)}}}")
         chart = str(ROOT / "charts" / "kappa")
@@ -238,31 +263,34 @@ def operator_paused(kubectl: Kubectl) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def gateway_url(kubectl: Kubectl, release: Release) -> Iterator[str]:
-    """`http://host:port` of the installed chart's gateway: its cluster address where this machine reaches that,
-    else a port-forward."""
-    service = kubectl.json("get", "service", "kappa-gateway", namespace=SYSTEM)
-    address, port = service["spec"]["clusterIP"], service["spec"]["ports"][0]["port"]
-    try:
-        socket.create_connection((address, port), timeout=2).close()
-    except OSError:
-        yield from port_forward(kubectl, "service/kappa-gateway", port)
-    else:
-        yield f"http://{address}:{port}"
+def find_gateway(kubectl: Kubectl, release: Release, eventually: Eventually) -> Callable[[], str]:
+    """`http://host:port` of the installed chart's gateway: its cluster address where this machine reaches that, else a
+    node's. To be asked again after an installation."""
+
+    def find() -> str:
+        given = os.environ.get("KAPPA_TEST_GATEWAY_URL")
+        if given:
+            return given.rstrip("/")
+        service = kubectl.json("get", "service", f"{RELEASE}-gateway", namespace=SYSTEM)["spec"]
+        port = service["ports"][0]
+        nodes = kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.addresses[?(@.type=='InternalIP')].address}")
+        places = [(service["clusterIP"], port["port"]), *((node, port["nodePort"]) for node in nodes.split())]
+
+        def reached() -> str:
+            for host, number in places:
+                try:
+                    socket.create_connection((host, number), timeout=1).close()
+                except OSError:
+                    continue
+                return f"http://{host}:{number}"
+            raise AssertionError(f"the gateway is at none of {places}; name its address: KAPPA_TEST_GATEWAY_URL")
+
+        return eventually(reached, timeout=15)
+
+    return find
 
 
-def port_forward(kubectl: Kubectl, target: str, port: int) -> Iterator[str]:
-    forward = subprocess.Popen(
-        [kubectl.program, "--kubeconfig", kubectl.kubeconfig, "-n", SYSTEM, "port-forward", target, f":{port}"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert forward.stdout
-    try:
-        line = forward.stdout.readline()
-        assert " -> " in line, f"kubectl port-forward {target} printed {line!r}"
-        yield f"http://{line.removeprefix('Forwarding from ').split(' -> ')[0]}"
-    finally:
-        forward.terminate()
-        forward.wait()
-        forward.stdout.close()
+@pytest.fixture
+def gateway_url(find_gateway: Callable[[], str]) -> str:
+    """`http://host:port` of the installed chart's gateway."""
+    return find_gateway()

@@ -197,7 +197,7 @@ def gateway_pods(kubectl: Any) -> list[dict[str, Any]]:
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def gateways(kubectl: Any, gateway_url: str) -> Callable[[], list[dict[str, Any]]]:
     """The gateway's pods now."""
     return lambda: gateway_pods(kubectl)
