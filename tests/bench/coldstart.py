@@ -83,8 +83,8 @@ async def gone(cluster: Cluster, ns: str, selector: str) -> None:
     await until(none_left, timeout=90, what=f"the end of the pods {selector}", every=0.2)
 
 
-async def run(runs: int, gateway: str | None) -> dict[str, Any]:
-    async with connect() as cluster, namespace(cluster, f"bench-cold-{int(time.time()) % 100000}") as ns:
+async def run(runs: int, gateway: str | None, ns_name: str | None) -> dict[str, Any]:
+    async with connect() as cluster, namespace(cluster, ns_name or f"bench-cold-{int(time.time()) % 100000}") as ns:
         if gateway is None:
             service = await cluster.call("GET", "/api/v1/namespaces/kappa-system/services/kappa-gateway")
             gateway = f"{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
@@ -148,9 +148,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--gateway", help="HOST:PORT; default: the Service kappa-gateway in kappa-system")
+    parser.add_argument("--namespace", help="made for the run and deleted in the end; default: a new name")
     parser.add_argument("--json", help="also write the result here")
     options = parser.parse_args()
-    result = json.dumps(asyncio.run(run(options.runs, options.gateway)), indent=2)
+    result = json.dumps(asyncio.run(run(options.runs, options.gateway, options.namespace)), indent=2)
     print(result)
     if options.json:
         with open(options.json, "w") as file:
