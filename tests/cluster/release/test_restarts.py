@@ -14,15 +14,21 @@ WORK = "import time\ndef handler(event, context):\n    time.sleep(0.02)\n    ret
 
 @pytest.mark.parametrize("keep_alive", [False, True], ids=["new connections", "kept connections"])
 async def test_a_rolling_restart_of_the_gateway_loses_no_request(
-    new_function: Callable[..., Any], load: Any, kubectl: Any, keep_alive: bool
+    new_function: Callable[..., Any],
+    load: Any,
+    kubectl: Any,
+    gateways: Callable[[], list[dict[str, Any]]],
+    keep_alive: bool,
 ) -> None:
     function = new_function(WORK, scaling={"maxReplicas": 2, "keepWarm": "1m"})
     assert (await function.invoke()).status == 200
+    old = [f"pod/{pod['metadata']['name']}" for pod in gateways()]
     async with load(function, callers=4, keep_alive=keep_alive) as seen:
         await asyncio.to_thread(kubectl, "rollout", "restart", "deployment/kappa-gateway", namespace=SYSTEM)
         await asyncio.to_thread(
             kubectl, "rollout", "status", "deployment/kappa-gateway", "--timeout=90s", namespace=SYSTEM
         )
+        await asyncio.to_thread(kubectl, "wait", *old, "--for=delete", "--timeout=90s", namespace=SYSTEM)
     seen.assert_all_good()
 
 

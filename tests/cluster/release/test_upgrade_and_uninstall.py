@@ -24,7 +24,11 @@ def has_field(kubectl: Any, field: str) -> bool:
 
 
 async def test_an_upgrade_brings_the_new_crd_and_loses_no_request(
-    new_function: Callable[..., Any], release: Any, kubectl: Any, load: Any
+    new_function: Callable[..., Any],
+    release: Any,
+    kubectl: Any,
+    load: Any,
+    gateways: Callable[[], list[dict[str, Any]]],
 ) -> None:
     # an older release: one without spec.podTemplate
     path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/podTemplate"
@@ -33,9 +37,11 @@ async def test_an_upgrade_brings_the_new_crd_and_loses_no_request(
     assert not has_field(kubectl, "podTemplate")
     function = new_function(scaling={"maxReplicas": 2, "keepWarm": "1m"})
     assert (await function.invoke()).status == 200
+    old = [f"pod/{pod['metadata']['name']}" for pod in gateways()]
     async with load(function, callers=3) as seen:
         roll = "--set-string=operator.podAnnotations.roll={0},gateway.podAnnotations.roll={0}"
         await asyncio.to_thread(release.install, roll.format("again"))
+        await asyncio.to_thread(kubectl, "wait", *old, "--for=delete", "--timeout=90s", namespace=SYSTEM)
     seen.assert_all_good()
     assert has_field(kubectl, "podTemplate")
     assert (await function.invoke()).status == 200
@@ -49,12 +55,10 @@ async def test_uninstalling_leaves_functions_and_pods_and_installing_picks_them_
     assert [(await each.invoke()).status for each in (kept, deleted)] == [200, 200]
     try:
         release.uninstall()
-        left = kubectl(
-            "get", "all,lease,configmap", "-o", "name", "-l", "app.kubernetes.io/part-of=kappa", namespace=SYSTEM
-        )
-        assert not left.strip()
-        roles = kubectl("get", "clusterrole,clusterrolebinding", "-o", "name", "-l", "app.kubernetes.io/part-of=kappa")
-        assert not roles.strip()
+        part = ("-o", "name", "-l", "app.kubernetes.io/part-of=kappa")
+        # gateways finish what they have before they go
+        eventually(lambda: not kubectl("get", "all,configmap,pdb", *part, namespace=SYSTEM).strip(), timeout=90)
+        assert not kubectl("get", "clusterrole,clusterrolebinding", *part).strip()
         # scaling down needs an operator that is there: both still run
         assert kept.get()["spec"]["handler"] == "main.handler"
         assert kept.pods()
