@@ -23,6 +23,9 @@ CONTAINER_SECURITY: Final[Manifest] = {"allowPrivilegeEscalation": False, "capab
 AGENT_RESOURCES: Final[Manifest] = {"requests": {"memory": "48Mi"}, "limits": {"memory": "256Mi"}}
 """Of an agent beside a user's image; in our own image the agent shares the function's memory."""
 
+AGENT_LISTENS: Final = ("/opt/kappa/bin/python", "-I", "-B", "-m", "kappa_runtime.listening")
+"""Ends when the agent in the same container listens: until then the kubelet does not start the function's container."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeImage:
@@ -101,7 +104,8 @@ def containers(function: Function, platform: Platform) -> list[Manifest]:
     container["env"] = [*_lambda_env(function, platform), *_user_env(function)]
     # Both containers are told to stop at once: this holds the function's back until the agent has drained.
     container["lifecycle"] = {"preStop": {"httpGet": {"path": wire.DRAIN_PATH, "port": names.AGENT_PORT}}}
-    return [_without_empty(container), _agent_container(function, platform)]
+    # The kubelet starts containers one after the other: a Lambda runtime client that finds no Runtime API ends at once.
+    return [_agent_container(function, platform), _without_empty(container)]
 
 
 def _function_container(function: Function, image: str, pull_policy: str | None) -> Manifest:
@@ -135,6 +139,7 @@ def _agent_container(function: Function, platform: Platform) -> Manifest:
             "env": _agent_env(function, platform),
             "ports": [{"name": "http", "containerPort": names.AGENT_PORT}],
             "readinessProbe": _ready_probe(),
+            "lifecycle": {"postStart": {"exec": {"command": list(AGENT_LISTENS)}}},
             "resources": copy.deepcopy(AGENT_RESOURCES),
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": merge(CONTAINER_SECURITY, function.spec.pod_template.container_security_context),

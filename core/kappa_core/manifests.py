@@ -138,6 +138,8 @@ def pod_template(function: Function, platform: Platform, code_hash: str | None =
     if image is not None and image.protocol == "lambda":
         # The agent must see the function's process to kill it when it outlives its timeout.
         pod["shareProcessNamespace"] = True
+        # What `kubectl logs` shows unasked.
+        annotations.setdefault("kubectl.kubernetes.io/default-container", names.CONTAINER_FUNCTION)
     volumes = [dict(volume) for volume in user.volumes]
     if spec.code.config_map is not None:
         volumes.append({"name": CODE_VOLUME, "configMap": {"name": spec.code.config_map.name}})

@@ -67,6 +67,10 @@ class PodFacts:
     deletion_cost: int
     restarts: int
     problem: Problem | None
+    port: int = 0
+    """The one that is dialled."""
+    spent: bool = False
+    """Its agent waits for a runtime that worked, ended, and will be started again only after the kubelet's back-off."""
 
 
 def resource_version(raw: Raw) -> int:
@@ -127,7 +131,9 @@ def pod_facts(raw: Raw) -> PodFacts:
     metadata, status = raw["metadata"], raw.get("status", {})
     annotations = metadata.get("annotations", {})
     cost = str(annotations.get(names.ANNOTATION_DELETION_COST, "0"))
+    port = str(annotations.get(names.ANNOTATION_PORT, ""))
     ready = _condition(status, "Ready").get("status") == "True"
+    worked = _agent_is_ready(status)
     return PodFacts(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -141,7 +147,23 @@ def pod_facts(raw: Raw) -> PodFacts:
         protocol=annotations.get(names.ANNOTATION_PROTOCOL, "lambda"),
         deletion_cost=int(cost) if cost.lstrip("-").isdecimal() else 0,
         restarts=sum(container.get("restartCount", 0) for container in status.get("containerStatuses", [])),
-        problem=None if ready else pod_problem(raw),
+        # A runtime that ended in an invocation is no problem of the Function: its caller was told.
+        problem=None if ready or worked else pod_problem(raw),
+        port=int(port) if port.isdecimal() else 0,
+        spent=worked and _backs_off(status),
+    )
+
+
+def _agent_is_ready(status: Raw) -> bool:
+    """Whether an agent beside a user's container is ready: the runtime there has asked it for work."""
+    return any(c.get("name") == names.CONTAINER_AGENT and c.get("ready") for c in status.get("containerStatuses", []))
+
+
+def _backs_off(status: Raw) -> bool:
+    return any(
+        c.get("name") == names.CONTAINER_FUNCTION
+        and c.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        for c in status.get("containerStatuses", [])
     )
 
 

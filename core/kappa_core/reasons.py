@@ -38,6 +38,8 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     INIT_FAILED = "InitFailed"
     """The code does not load (import error, no such handler, exit at import). Invocations get Lambda's error for it."""
+    NOT_LISTENING = "NotListening"
+    """An image's web server does not listen on the port it should."""
     CRASHING = "Crashing"
     """The container itself ends again and again."""
 
@@ -52,6 +54,7 @@ BLOCKING: Final = frozenset(
         Reason.CODE_UNREADABLE,
         Reason.DEPLOYMENT_CONFLICT,
         Reason.POD_REJECTED,
+        Reason.NOT_LISTENING,
         Reason.CRASHING,
     }
 )

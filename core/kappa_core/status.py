@@ -31,6 +31,7 @@ _SEEN_IN_PODS: Final = frozenset(
         Reason.CODE_UNREADABLE,
         Reason.POD_REJECTED,
         Reason.UNSCHEDULABLE,
+        Reason.NOT_LISTENING,
         Reason.CRASHING,
     }
 )

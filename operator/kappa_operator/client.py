@@ -82,6 +82,15 @@ class Api:
     async def create(self, path: str, body: Json) -> Json:
         return await self._write("POST", path, {"fieldManager": names.FIELD_MANAGER}, body, "application/json")
 
+    async def delete(self, path: str, uid: str) -> None:
+        """Delete the object if it still has this uid; one that is gone, or another by now, is left alone."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        try:
+            await self._write("DELETE", path, {}, options, "application/json")
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
     async def write_lease(self, method: str, path: str, body: Json, timeout: float) -> Json:
         """A write that is not fenced: the Lease decides who may write."""
         return await self._json(method, path, {}, body, "application/json", timeout)

@@ -22,6 +22,8 @@ HOLD_SECONDS: Final = 10
 """How long the agent may hold its answer until it knows one."""
 CONCURRENCY: Final = 50
 MAX_ANSWER: Final = 64 * 1024
+LISTEN_SECONDS: Final = 30.0
+"""How long a web server (`protocol: http`) may run before it listens: within the time that a request waits for a pod."""
 UNREADABLE_CODE: Final = frozenset({"Kappa.CodeUnreadable", "Runtime.CodeUnreadable", "InvalidZipFileException"})
 
 
@@ -53,11 +55,7 @@ class InitProbes:
 
     def failures(self, key: str, pods: Iterable[PodFacts]) -> dict[str, Problem]:
         """Pod uid → why its code does not load, of the pods given that are not ready."""
-        doubtful = {
-            pod.uid: pod
-            for pod in pods
-            if pod.running and pod.ip and not pod.ready and not pod.terminating and pod.protocol == "lambda"
-        }
+        doubtful = {pod.uid: pod for pod in pods if pod.running and pod.ip and not pod.ready and not pod.terminating}
         known = {uid: problem for uid, problem in self._failures.get(key, {}).items() if uid in doubtful}
         if known:
             self._failures[key] = known
@@ -68,7 +66,8 @@ class InitProbes:
             asking.pop(uid).cancel()
         for uid, pod in doubtful.items():
             if uid not in known and uid not in asking and self._session is not None:
-                task = asyncio.create_task(self._ask(key, pod), name=f"ask {pod.namespace}/{pod.name}")
+                look = self._ask if pod.protocol == "lambda" else self._await_listening
+                task = asyncio.create_task(look(key, pod), name=f"ask {pod.namespace}/{pod.name}")
                 self._asking.setdefault(key, asking)[uid] = task
                 task.add_done_callback(functools.partial(self._done, key, uid))
         return known
@@ -101,6 +100,16 @@ class InitProbes:
                 self._enqueue(key)
             if known:
                 return
+
+    async def _await_listening(self, key: str, pod: PodFacts) -> None:
+        """The kubelet's readiness probe looks at the port: this is cancelled when the pod is ready."""
+        await asyncio.sleep(LISTEN_SECONDS)
+        self._failures.setdefault(key, {})[pod.uid] = Problem(
+            Reason.NOT_LISTENING,
+            f"nothing listens on port {pod.port} of the pod {LISTEN_SECONDS:.0f} s after its container started. Make the"
+            " server listen on 0.0.0.0 and the port that the variable PORT names, or set spec.code.image.port.",
+        )
+        self._enqueue(key)
 
     async def _ask_once(self, pod: PodFacts) -> tuple[Problem | None, bool]:
         """(what is wrong, whether the answer is final)."""

@@ -101,6 +101,7 @@ class Reconciler:
             spec = _scaling_spec(record.function)
             self._scaler.update(key, spec, deployment.replicas, deployment.resource_version)
         pods = self._cache.pods_for(key)
+        await self._replace_spent(key, pods)
         observation = Observation(
             generation=record.generation,
             revision=manifests.revision(desired) if desired else "",
@@ -125,6 +126,13 @@ class Reconciler:
         self._scaler.forget(key)
         self._verifier.forget(key)
         self._probes.forget(key)
+
+    async def _replace_spent(self, key: str, pods: list[PodFacts]) -> None:
+        """A new pod is there in a second; a container that ended twice is started again after 10 s, then 20, up to 300."""
+        for pod in pods:
+            if pod.spent and not pod.terminating:
+                await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
+                log.info("a pod whose runtime ended again is replaced", extra={"function": key, "pod": pod.name})
 
     # What there should be
 

@@ -86,6 +86,9 @@ class Agent:
             return wire.REFUSED_DRAINING
         if self.in_flight >= self.config.concurrency:
             return wire.REFUSED_BUSY
+        if self.config.sidecar and self.readiness.state == wire.READY and self._processes[0].state is State.STARTING:
+            # The other container has ended, and the kubelet may take minutes to start it again: another pod may be free.
+            return wire.REFUSED_BUSY
         return None
 
     def submit(self, invocation: Invocation) -> None:

@@ -42,6 +42,16 @@ def start_timed_out(seconds: float, *, within_invocation: bool) -> dict[str, obj
     )
 
 
+def never_asked(seconds: float) -> dict[str, object]:
+    """A container beside the agent that runs, and is no Lambda runtime by all appearances."""
+    return start_error(
+        TIMED_OUT,
+        f"the image runs, but has not asked Lambda's Runtime API for work within {seconds:.0f} seconds: start a Lambda"
+        " runtime client in it (such as python -m awslambdaric main.handler), or set code.image.protocol to http if it"
+        " is a web server",
+    )
+
+
 def for_invocation(error: dict[str, object], request_id: str, now: float) -> bytes:
     """A failed start as the answer of the invocation that waited for it."""
     import json

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from kappa_runtime.loop import TimerHandle
     from kappa_runtime.runtime_api import RuntimeApiProtocol
 
+SIDECAR_LOOK: Final = 1.0
+"""Seconds between looks for the other container's process, which the kubelet starts after the agent."""
 INIT_LIMIT: Final = 10.0
 """Seconds a start may take, as on Lambda; one that takes longer is done again within the next invocation's timeout."""
 FETCH_LIMIT: Final = 120.0
@@ -75,6 +77,8 @@ class RuntimeProcess:
         self._restart = False
         self._was_idle = False
         """It was IDLE when its connection broke."""
+        self._seen = 0.0
+        """When the other container's process was seen first, as `time.perf_counter`; 0.0: it was not."""
         self._init_unreported: float | None = None
 
     # starting
@@ -85,6 +89,7 @@ class RuntimeProcess:
         self._within_invocation = within_invocation
         self._started = time.perf_counter()
         if self._config.sidecar:
+            self._look_for_runtime()
             return
         self._fetching = not self._agent.code.ready
         try:
@@ -106,6 +111,17 @@ class RuntimeProcess:
     def refuse_start(self, error: errors.StartError) -> None:
         """Its start failed before there was a process."""
         self._fail_start(error.body())
+
+    def _look_for_runtime(self) -> None:
+        """In a sidecar: a program that runs and never asks for work is no Lambda runtime, or hangs in its start."""
+        now = time.perf_counter()
+        if not self._seen and sidecar.processes(self.api_port):
+            self._seen = now
+        if self._seen and now - self._seen >= INIT_LIMIT:
+            self._fail_start(errors.never_asked(now - self._seen))
+            self._to_ending()
+        else:
+            self._timer = self._loop.call_later(SIDECAR_LOOK, self._look_for_runtime)
 
     def _fail_start(self, error: dict[str, object]) -> None:
         elapsed_ms = (time.perf_counter() - self._started) * 1000 if self._started else 0.0
@@ -174,6 +190,8 @@ class RuntimeProcess:
             self._was_idle = True
             if not self._config.sidecar:
                 self._set_timer(INIT_LIMIT)
+            elif not sidecar.processes(self.api_port):
+                self._to_ending()
         elif self.state is State.BUSY and self._config.sidecar and not sidecar.processes(self.api_port):
             self._end_invocation(errors.EXIT_ERROR, "Runtime exited without providing a reason")
             self._to_ending()
@@ -341,6 +359,9 @@ class RuntimeProcess:
             # the kubelet starts it anew
             self.state = State.STARTING
             self._started = time.perf_counter()
+            self._seen = 0.0
+            if self._agent.readiness.init_error is None:
+                self._timer = self._loop.call_later(SIDECAR_LOOK, self._look_for_runtime)
         else:
             self.state = State.ENDING
 

@@ -14,8 +14,8 @@
   verbs: [patch]
 - apiGroups: [""]
   resources: [pods]
-  # patch: the deletion cost, so that idle pods go first
-  verbs: [get, list, watch, patch]
+  # patch: the deletion cost, so that idle pods go first; delete: pods whose runtime the kubelet starts only after a while
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch]

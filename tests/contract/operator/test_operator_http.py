@@ -341,6 +341,19 @@ async def probes(server: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 FAILED = {"state": "init_failed", "errorType": "Runtime.ImportModuleError", "errorMessage": "No module named 'x'"}
 
 
+async def test_a_web_server_that_does_not_listen_is_told_of(
+    probes: tuple[InitProbes, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kappa_operator.probes.LISTEN_SECONDS", 0.01)
+    asker, news = probes
+    assert asker.failures("default/web", [pod(protocol="http", port=9999)]) == {}
+    await until(lambda: news == ["default/web"])
+    problem = asker.failures("default/web", [pod(protocol="http", port=9999)])["u1"]
+    assert problem.reason == Reason.NOT_LISTENING
+    assert "port 9999" in problem.message
+    assert asker.failures("default/web", [pod(protocol="http", port=9999, ready=True)]) == {}
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [("Runtime.ImportModuleError", Reason.INIT_FAILED), ("Kappa.CodeUnreadable", Reason.CODE_UNREADABLE)],

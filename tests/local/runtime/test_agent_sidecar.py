@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -28,6 +29,7 @@ def sidecar(agents, tmp_path):
         port = probe.getsockname()[1]
     agent = agents.start(runtime="", handler="", sidecar=True, runtime_api_port=port, timeout=1.0)
     (tmp_path / "main.py").write_text(CODE)
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(60)\n")
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
     started = []
 
@@ -48,6 +50,15 @@ def sidecar(agents, tmp_path):
         process.wait()
 
 
+def until(agent, status):
+    """The first answer with this status, of an agent that is busy while the other container starts again."""
+    deadline = time.monotonic() + 10
+    while (reply := agent.invoke(7)).status != status:
+        assert time.monotonic() < deadline, reply.body
+        time.sleep(0.01)
+    return reply
+
+
 def test_it_serves_the_other_container(sidecar):
     agent, start = sidecar
     assert agent.request("GET", wire.READY_PATH).json == {"state": "initializing"}
@@ -62,8 +73,10 @@ def test_a_timeout_ends_the_other_container(sidecar):
     first = start()
     assert agent.invoke("hang").json["errorType"] == "Sandbox.Timedout"
     assert first.wait(10) == -signal.SIGKILL
+    refused = agent.invoke(7)
+    assert (refused.status, refused.headers[wire.REFUSED]) == (429, "busy"), "another pod may be free meanwhile"
     start()
-    assert agent.invoke(7).json == 7
+    assert until(agent, 200).json == 7
 
 
 def test_the_other_container_ends_in_the_handler(sidecar):
@@ -74,7 +87,27 @@ def test_the_other_container_ends_in_the_handler(sidecar):
     assert (reply.error, reply.json["errorType"]) == ("Unhandled", "Runtime.ExitError")
     assert first.wait(10) == 1
     start()
+    assert until(agent, 200).json == 7
+
+
+def test_the_other_container_ends_while_it_idles(sidecar):
+    agent, start = sidecar
+    first = start()
     assert agent.invoke(7).json == 7
+    first.kill()
+    first.wait()
+    refused = until(agent, 429)
+    assert refused.headers[wire.REFUSED] == "busy"
+    start()
+    assert until(agent, 200).json == 7
+
+
+def test_a_program_that_is_no_lambda_runtime(sidecar):
+    agent, start = sidecar
+    start("hangs.handler")
+    answer = agent.request("GET", f"{wire.READY_PATH}?wait=20")
+    assert (answer.status, answer.json["state"]) == (503, "init_failed")
+    assert "protocol to http" in answer.json["errorMessage"]
 
 
 def test_a_start_that_fails_there(sidecar):

@@ -191,17 +191,19 @@ def test_an_archive_travels_by_url_and_hash() -> None:
 def test_a_lambda_image_gets_the_agent_beside_it_and_lambdas_variables() -> None:
     spec: dict[str, Any] = {"code": {"image": {"ref": "team/app:1", "args": ["app.handler"]}}}
     made = template(**spec)["spec"]
-    assert [c["name"] for c in made["containers"]] == ["function", "agent"]
+    agent, own = made["containers"]
+    assert (agent["name"], own["name"]) == ("agent", "function"), "the agent listens before the runtime client starts"
+    assert agent["lifecycle"]["postStart"]["exec"]["command"][-1] == "kappa_runtime.listening"
     assert made["shareProcessNamespace"] is True
-    assert made["containers"][0]["image"] == "team/app:1"
-    assert made["containers"][0]["args"] == ["app.handler"]
-    assert made["containers"][1]["image"] == "kappa/runtime-python:dev"
+    assert own["image"] == "team/app:1"
+    assert own["args"] == ["app.handler"]
+    assert agent["image"] == "kappa/runtime-python:dev"
     variables = env(**spec)
     assert variables["AWS_LAMBDA_RUNTIME_API"] == "127.0.0.1:9001"
     assert kubelet_expands(variables["AWS_LAMBDA_FUNCTION_VERSION"]) == "$LATEST"
     assert env("agent", **spec)["KAPPA_SIDECAR"] == "1"
-    assert "readinessProbe" not in made["containers"][0]
-    assert made["containers"][1]["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert "readinessProbe" not in own
+    assert agent["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
 def test_a_lambda_image_is_stopped_only_when_the_agent_has_drained() -> None:

@@ -333,3 +333,33 @@ def test_the_digest_moves_when_somebody_changes_what_is_ours(path: tuple[str, ..
         place = place[key]
     place[path[-1]] = value
     assert (deployment_facts(raw).digest == before) is same
+
+
+def test_a_web_server_that_does_not_listen_blocks_until_a_pod_is_ready() -> None:
+    deaf = Problem(Reason.NOT_LISTENING, "nothing listens on port 9999")
+    starting = replace(DEPLOYMENT, replicas=1, total=1)
+    status = derive(observe(deployment=starting, pods=[POD], init_failures={"p1": deaf}), FunctionStatus(), NOW)
+    assert (ready(status).status, ready(status).reason) == ("False", "NotListening")
+    assert Reason.NOT_LISTENING in BLOCKING
+    assert status.verified_revision != REVISION
+    gone = derive(observe(), status, NOW)
+    assert ready(gone).reason == "NotListening", "the pod goes, its lesson stays"
+    up = derive(observe(deployment=starting, pods=[replace(POD, ready=True)]), gone, NOW)
+    assert ready(up).status == "True"
+
+
+@pytest.mark.parametrize(
+    ("agent_ready", "state", "spent", "problem"),
+    [
+        (True, waiting("CrashLoopBackOff"), True, False),
+        (True, {"state": {"terminated": {"exitCode": 137}}}, False, False),
+        (False, waiting("CrashLoopBackOff"), False, True),
+    ],
+    ids=["it worked and waits for the kubelet", "it worked and has just ended", "it never worked"],
+)
+def test_a_runtime_beside_the_agent_that_ended(
+    agent_ready: bool, state: dict[str, Any], spent: bool, problem: bool
+) -> None:
+    ended = {**state, "restartCount": 2, "lastState": {"terminated": {"exitCode": 137}}}
+    facts = pod_facts(raw_pod({"name": "agent", "ready": agent_ready}, ended))
+    assert (facts.spent, facts.problem is not None) == (spent, problem)

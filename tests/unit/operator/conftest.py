@@ -43,6 +43,9 @@ class FakeApi:
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
         return self._call("PATCH", path, lambda: self._apply(path, copy.deepcopy(body), force))
 
+    async def delete(self, path: str, uid: str) -> None:
+        self._call("DELETE", path, lambda: self.objects.pop(path, None) or {})
+
     def _call(self, method: str, path: str, effect: Callable[[], Json]) -> Json:
         self.calls.append((method, path))
         self.hook(len(self.calls), False)

@@ -417,3 +417,31 @@ async def test_a_function_deleted_while_its_status_is_written_is_no_error(cluste
 
     cluster.api.hook = vanish
     assert await operator.reconcile() is None
+
+
+async def test_a_pod_whose_runtime_waits_for_the_kubelets_back_off_is_replaced(
+    cluster: Any, operator: Operator
+) -> None:
+    cluster.apply_function(runtime=None, handler=None, code={"image": {"ref": "team/app:1"}})
+    await operator.settle()
+    backs_off = {"waiting": {"reason": "CrashLoopBackOff"}}
+    for name, agent_ready in [("fn-hello-1", True), ("fn-hello-2", False)]:
+        cluster.pods[f"default/{name}"] = {
+            "metadata": {
+                "name": name,
+                "namespace": "default",
+                "uid": name,
+                "labels": {names.LABEL_FUNCTION: "hello"},
+            },
+            "status": {
+                "containerStatuses": [
+                    {"name": "agent", "ready": agent_ready, "state": {"running": {}}},
+                    {"name": "function", "ready": False, "state": backs_off},
+                ]
+            },
+        }
+    await operator.reconcile()
+    deleted = [path for method, path in cluster.api.calls if method == "DELETE"]
+    assert deleted == ["/api/v1/namespaces/default/pods/fn-hello-1"], (
+        "one that never worked is not started over and over"
+    )
