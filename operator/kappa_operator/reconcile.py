@@ -131,7 +131,12 @@ class Reconciler:
         """A new pod is there in a second; a container that ended twice is started again after 10 s, then 20, up to 300."""
         for pod in pods:
             if pod.spent and not pod.terminating:
-                await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
+                try:
+                    await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
+                except ApiError as error:
+                    # Not worth the rest of the reconciling: the kubelet starts it in the end.
+                    log.warning("a pod cannot be replaced", extra={"pod": pod.name, "error": str(error)})
+                    continue
                 log.info("a pod whose runtime ended again is replaced", extra={"function": key, "pod": pod.name})
 
     # What there should be
