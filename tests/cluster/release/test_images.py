@@ -12,8 +12,11 @@ import io
 import os
 import subprocess
 import time
+import urllib.error
+import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,34 @@ def web_image() -> dict[str, Any]:
     """`spec.code` of an image that is a web server."""
     ref = built("KAPPA_TEST_WEB_IMAGE", "kappa-examples/countdown:1", ROOT / "examples" / "08-container-image")
     return {"image": {"ref": ref, "protocol": "http", "pullPolicy": "IfNotPresent"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deaf(
+    kubectl: Any, home: str, web_image: dict[str, Any], find_gateway: Callable[[], str]
+) -> Iterator[Future[tuple[int, str]]]:
+    """A Function `deaf` that listens nowhere, and the answer of one who waits for it: begun first, since it takes 30 s."""
+    code = {"image": {**web_image["image"], "port": 9999, "command": ["sleep", "600"]}}
+    function = {"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": {"name": "deaf"}}
+    kubectl.apply({**function, "spec": {"code": code}}, namespace=home)
+    url = f"{find_gateway()}/fn/{home}/deaf/"
+
+    def wait() -> tuple[int, str]:
+        for _ in range(100):
+            try:
+                with urllib.request.urlopen(url, timeout=90) as answer:
+                    return answer.status, answer.read().decode()
+            except urllib.error.HTTPError as error:
+                with error:
+                    status, text = error.code, error.read().decode()
+                if status != 404:
+                    return status, text
+            time.sleep(0.1)  # the gateway has not heard of it yet
+        raise AssertionError(f"the gateway does not come to know {url}")
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(wait)
+    kubectl("delete", "function", "deaf", "--ignore-not-found", namespace=home)
 
 
 @pytest.fixture
@@ -265,17 +296,15 @@ async def test_what_is_broken_says_so(
     new_function: Callable[..., Any],
     new_image_function: Callable[..., Any],
     lambda_image: dict[str, Any],
-    web_image: dict[str, Any],
+    deaf: Future[tuple[int, str]],
     archive_url: str,
     eventually: Any,
 ) -> None:
-    # Two are tried at a time, so the slow ones come last; who waits for a pod has one at once.
+    # two are tried at a time, so the slow one comes last
     other_hash = new_function({"archive": {"url": archive_url, "sha256": "0" * 64}})
     not_there = new_function({"archive": {"url": f"{archive_url}.gone", "sha256": "0" * 64}})
     broken = new_image_function(lambda_image, env=[{"name": "BREAK", "value": "yes"}])
     no_runtime = new_image_function({"image": {**lambda_image["image"], "command": ["sleep", "600"]}})
-    deaf = new_image_function({"image": {**web_image["image"], "port": 9999, "command": ["sleep", "600"]}})
-    waiting = asyncio.create_task(get(f"{deaf.url}/"))
 
     def says(function: Any, reason: str, *parts: str) -> Callable[[], bool]:
         def told() -> bool:
@@ -302,12 +331,7 @@ async def test_what_is_broken_says_so(
     assert (answer.status, answer.headers["X-Amz-Function-Error"]) == (200, "Unhandled")
     assert "BREAK is set" in answer.json()["errorMessage"]
     await soon(says(no_runtime, "InitFailed", "Runtime API", "protocol to http"), 40)
-    await soon(says(deaf, "NotListening", "port 9999"), 60)
-    status, text = await waiting
+    await soon(says(new_function(name="deaf", apply=False), "NotListening", "port 9999"), 40)
+    status, text = await asyncio.wait_for(asyncio.wrap_future(deaf), 10)
     assert status == 502, "who waited for the pod is told as well"
     assert "port 9999" in text
-
-
-async def get(url: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(90)) as session, session.get(url) as answer:
-        return answer.status, await answer.text()
