@@ -124,7 +124,7 @@ async def test_functions_come_change_and_go(kubectl: Any, namespace: str, follow
     await until(lambda: "late" in sink.functions and sink.functions["early"].spec.timeout == "4s", "the changes")
     assert sink.functions["early"].metadata.generation == 2
     assert sink.functions["early"].metadata.namespace == namespace
-    await asyncio.to_thread(kubectl, "delete", "functions", "early", namespace=namespace)
+    await asyncio.to_thread(kubectl, "delete", "functions.kappa.run", "early", namespace=namespace)
     await until(lambda: set(sink.functions) == {"late"}, "the delete")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+KIND = "functions.kappa.run"
+"""In full: kubectl remembers other tests' CRDs of that plural for a while."""
 HELLO = """
 def handler(event, context):
     return {"hello": event.get("name", "world")}
@@ -57,16 +60,27 @@ class Function:
             namespace=self.namespace,
         )
 
-    async def invoke(self, event: object = None, timeout: float = 60, **headers: str) -> Answer:
-        """One call of Lambda's Invoke over a connection of its own."""
+    async def invoke(self, event: object = None, timeout: float = 60, patient: bool = True) -> Answer:
+        """One call of Lambda's Invoke over a connection of its own.
+
+        A gateway hears of a Function a moment after `kubectl apply` has ended: `patient` asks again while it has not.
+        """
+        deadline = time.monotonic() + 5
+        while True:
+            answer = await self._invoke(event, timeout)
+            if answer.status != 404 or not patient or time.monotonic() > deadline:
+                return answer
+            await asyncio.sleep(0.1)
+
+    async def _invoke(self, event: object, timeout: float) -> Answer:
         connector = aiohttp.TCPConnector(force_close=True)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout)) as session:
             body = json.dumps({} if event is None else event)
-            async with session.post(self.invoke_url, data=body, headers=headers) as answer:
+            async with session.post(self.invoke_url, data=body) as answer:
                 return Answer(answer.status, answer.headers.copy(), await answer.read())
 
     def get(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.kubectl.json("get", "function", self.name, namespace=self.namespace)
+        found: dict[str, Any] = self.kubectl.json("get", KIND, self.name, namespace=self.namespace)
         return found
 
     def condition(self, kind: str = "Ready") -> dict[str, Any]:
@@ -79,7 +93,7 @@ class Function:
         raise AssertionError(f"{self.name} has no condition {kind} of generation {generation} yet: {function}")
 
     def describe(self) -> str:
-        return str(self.kubectl("describe", "function", self.name, namespace=self.namespace))
+        return str(self.kubectl("describe", KIND, self.name, namespace=self.namespace))
 
     def pods(self) -> list[dict[str, Any]]:
         """Its pods that are not on their way out."""
@@ -95,7 +109,7 @@ class Function:
         return bool(self.get().get("status", {}).get("verifiedRevision")) and not self.pods()
 
     def delete(self) -> None:
-        self.kubectl("delete", "function", self.name, "--ignore-not-found", namespace=self.namespace)
+        self.kubectl("delete", KIND, self.name, "--ignore-not-found", namespace=self.namespace)
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ async def test_nothing_is_left_of_a_deleted_function(
     assert len(everything() - before) >= 4
     function.delete()
     eventually(lambda: everything() == before, timeout=60)
-    answer = await function.invoke()
+    answer = await function.invoke(patient=False)
     assert answer.status == 404
     assert function.name in answer.json()["Message"]
 

@@ -74,7 +74,7 @@ async def test_kubectl_get_shows_what_a_user_asks_first(
 ) -> None:
     function = new_function()
     eventually(lambda: function.condition()["status"] == "True")
-    header, row = kubectl("get", "fn", function.name, namespace=function.namespace).splitlines()
+    header, row = kubectl("get", "functions.kappa.run", function.name, namespace=function.namespace).splitlines()
     assert header.split() == ["NAME", "RUNTIME", "READY", "REPLICAS", "URL", "AGE"]
     assert row.split()[:3] == [function.name, "python3.13", "True"]
     assert row.split()[4].endswith(f"/fn/{function.namespace}/{function.name}")

@@ -63,7 +63,7 @@ async def test_uninstalling_leaves_functions_and_pods_and_installing_picks_them_
         assert kept.get()["spec"]["handler"] == "main.handler"
         assert kept.pods()
         assert deleted.pods()
-        kubectl("delete", "function", deleted.name, "--timeout=20s", namespace=deleted.namespace)
+        kubectl("delete", "functions.kappa.run", deleted.name, "--timeout=20s", namespace=deleted.namespace)
         eventually(lambda: not deleted.pods(), timeout=60)
     finally:
         release.install()
