@@ -1,6 +1,7 @@
 """A function's containers and their environment: ours, or the user's image with the agent beside it, or on its own."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,6 +17,9 @@ Manifest = dict[str, Any]
 CODE_VOLUME: Final = "kappa-code"
 DRAIN_MARGIN_SECONDS: Final = 2
 """The agent waits this much longer than the timeout for running invocations: their own timeout ends them first."""
+
+HTTP_STOP_DELAY_SECONDS: Final = 5
+"""Between a web server's pod being told to stop and the server hearing of it, at most."""
 
 CONTAINER_SECURITY: Final[Manifest] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 """With `POD_SECURITY`: what the *restricted* Pod Security level asks for."""
@@ -100,6 +104,9 @@ def containers(function: Function, platform: Platform) -> list[Manifest]:
         container["env"] = [{"name": "PORT", "value": str(image.port)}, *_user_env(function)]
         container["ports"] = [{"name": "http", "containerPort": image.port}]
         container["readinessProbe"] = {"tcpSocket": {"port": image.port}, "periodSeconds": 1, "failureThreshold": 3}
+        # Many servers end at once when told to: by then the gateways send nothing more, and short requests are answered.
+        seconds = min(math.ceil(spec.timeout_seconds), HTTP_STOP_DELAY_SECONDS)
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
         return [_without_empty(container)]
     container["env"] = [*_lambda_env(function, platform), *_user_env(function)]
     # Both containers are told to stop at once: this holds the function's back until the agent has drained.
