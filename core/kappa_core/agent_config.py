@@ -4,15 +4,33 @@ Every variable starts with `KAPPA_`, which a Function's own `env` must not; the 
 Imported by every function pod: standard library only.
 """
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from __future__ import annotations
 
 from kappa_core import names, wire
 
+TYPE_CHECKING = False  # `typing` and `dataclasses` would cost every cold start milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from dataclasses import dataclass as record
+    from typing import Any, Final
+else:
+
+    def record(**_options):
+        """What `AgentConfig` needs of `dataclasses.dataclass`, which type checkers see in its place."""
+        return lambda cls: cls
+
+
 PREFIX: Final = "KAPPA_"
+_KINDS: Final[dict[str, Callable[[str], Any]]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": lambda text: bool(int(text)),
+}
 
 
-class AgentConfig(NamedTuple):
+@record(frozen=True, kw_only=True)
+class AgentConfig:
     """Each field is the variable `KAPPA_` + its name in capitals; a field at its default is left out of the environment."""
 
     function_name: str
@@ -49,39 +67,61 @@ class AgentConfig(NamedTuple):
     parent_death: bool = False
     """Local mode: end when the parent process ends, however it ends."""
 
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None:
+            unknown = values.keys() - AgentConfig.__annotations__.keys()
+            if unknown or "function_name" not in values:
+                raise TypeError(
+                    f"AgentConfig: unknown {sorted(unknown)}" if unknown else "AgentConfig: function_name is needed"
+                )
+            self.__dict__.update(values)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(f"AgentConfig is frozen: {name} cannot be set")
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, AgentConfig) and self._values() == other._values()
+
+        def __hash__(self) -> int:
+            return hash(tuple(self._values().items()))
+
+        def __repr__(self) -> str:
+            return f"AgentConfig({', '.join(f'{name}={value!r}' for name, value in self._values().items())})"
+
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in AgentConfig.__annotations__}
+
+    def replace(self, **changes: Any) -> AgentConfig:
+        """A copy with some fields changed."""
+        return AgentConfig(**(self._values() | changes))
+
     def to_env(self) -> dict[str, str]:
         """The variables for this config."""
         env = {}
-        for name, value in self._asdict().items():
-            if name not in self._field_defaults or value != self._field_defaults[name]:
+        for name, value in self._values().items():
+            if name == "function_name" or value != getattr(AgentConfig, name):
                 env[PREFIX + name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
         return env
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> "AgentConfig":
+    def from_env(cls, env: Mapping[str, str]) -> AgentConfig:
         """Raises `ValueError` naming the variable that is missing or cannot be read."""
-        values: dict[str, str | int | float | bool] = {}
+        values: dict[str, Any] = {}
         for name, kind in cls.__annotations__.items():
             variable = PREFIX + name.upper()
             text = env.get(variable)
             if text is None:
                 continue
             try:
-                if kind is bool:
-                    values[name] = bool(int(text))
-                elif kind is int:
-                    values[name] = int(text)
-                elif kind is float:
-                    values[name] = float(text)
-                else:
-                    values[name] = text
+                values[name] = _KINDS[kind](text)
             except ValueError as error:
                 raise ValueError(f"{variable}={text!r} cannot be read: {error}") from None
         if "function_name" not in values:
             raise ValueError(
                 f"{PREFIX}FUNCTION_NAME is not set: the agent is started by the operator or by kappa local up"
             )
-        return cls(**values)  # type: ignore[arg-type]  # each value was read by its field's type above
+        return cls(**values)
 
 
 def function_arn(config: AgentConfig) -> str:

@@ -1,6 +1,10 @@
 """Every name that Kappa gives to something in a cluster: API group, labels, annotations, child objects, ports."""
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False  # `typing` itself would cost every cold start milliseconds
+if TYPE_CHECKING:
+    from typing import Final
 
 GROUP: Final = "kappa.run"
 VERSION: Final = "v1alpha1"

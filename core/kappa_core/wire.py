@@ -14,7 +14,11 @@ Agent → runtime process is the Lambda Runtime API, version `RUNTIME_API_VERSIO
 Imported by every function pod: standard library only.
 """
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False  # `typing` itself would cost every cold start milliseconds
+if TYPE_CHECKING:
+    from typing import Final
 
 INVOKE_PATH: Final = "/2015-03-31/functions/function/invocations"
 """Also what Lambda's runtime interface emulator serves, so an image with that emulator works unchanged."""

@@ -1,7 +1,11 @@
 """`python -m kappa_runtime`: first what a cold start must not wait for, then the rest of the agent."""
 
+import gc
 import os
 import sys
+
+# What is loaded now stays: looking through it for garbage again and again would take a tenth of the start.
+gc.disable()
 
 # -m puts the working directory first; in a pod that is the function's code, whose json.py must not be the agent's
 if not sys.flags.safe_path:
@@ -32,6 +36,8 @@ def main() -> int:
         return 0
     from kappa_runtime.agent import run
 
+    gc.freeze()
+    gc.enable()
     return run(config, start)
 
 

@@ -4,13 +4,16 @@ Imported before anything heavy is, so it imports nothing heavy itself.
 Source of the names: AWS Lambda's developer guide, "Defined runtime environment variables".
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import time
-from collections.abc import Mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kappa_core.agent_config import AgentConfig
 
 OWN_PREFIX = "KAPPA_"
@@ -23,12 +26,12 @@ class NoEntrypoint(Exception):
     """There is no program to start: Lambda's `Runtime.InvalidEntrypoint`."""
 
 
-def is_python(config: "AgentConfig") -> bool:
+def is_python(config: AgentConfig) -> bool:
     """Whether Lambda's Python client runs the function, on the agent's own interpreter."""
     return config.runtime.startswith("python") or not config.runtime
 
 
-def command(config: "AgentConfig") -> list[str]:
+def command(config: AgentConfig) -> list[str]:
     """The runtime process's argv.
 
     `python*` runs Lambda's own Python client on the agent's interpreter; anything else is a custom runtime, whose
@@ -47,7 +50,7 @@ def command(config: "AgentConfig") -> list[str]:
     )
 
 
-def variables(config: "AgentConfig", own: Mapping[str, str], api_port: int) -> dict[str, str]:
+def variables(config: AgentConfig, own: Mapping[str, str], api_port: int) -> dict[str, str]:
     """The runtime process's environment: the container's own, without Kappa's, and Lambda's on top.
 
     `own` is the agent's environment; `api_port` the loopback port of this process's Runtime API.

@@ -4,16 +4,21 @@ This runs before the rest of the agent is imported, so that the gateway can conn
 function's code meanwhile. `_socket` and `_signal` stand in for `socket` and `signal`, whose enums cost milliseconds.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import _socket
 import io
 import os
 import sys
 import time
-from collections.abc import Mapping
 
 from kappa_core.agent_config import AgentConfig
 from kappa_runtime import code, environment
+
+TYPE_CHECKING = False  # `typing` and `collections` would be loaded for annotations alone
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BACKLOG = 1024
 

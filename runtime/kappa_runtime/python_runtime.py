@@ -5,6 +5,7 @@ for every invocation from python3.12 on, so that signal handlers run while it wa
 than all the rest. Here the agent cuts the wait off when it stops, so a SIGTERM handler runs too.
 """
 
+import gc
 import os
 import sys
 
@@ -13,6 +14,8 @@ from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
 
 
 def main() -> None:
+    gc.freeze()
+    gc.enable()  # off in a process that the agent forked
     bootstrap.run(sys.argv[1], LambdaRuntimeClient(os.environ["AWS_LAMBDA_RUNTIME_API"]))
 
 

@@ -12,8 +12,10 @@ usage: coldstart.py [--runs 25] [--gateway HOST:PORT] [--json FILE]
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
+import urllib.request
 from typing import Any
 
 from cluster import Cluster, connect, namespace, post, summary, until
@@ -83,6 +85,30 @@ async def gone(cluster: Cluster, ns: str, selector: str) -> None:
     await until(none_left, timeout=90, what=f"the end of the pods {selector}", every=0.2)
 
 
+def metrics(host: str) -> str:
+    with urllib.request.urlopen(f"http://{host}:8080/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+async def phases(cluster: Cluster, ns: str) -> dict[str, float]:
+    """The means of the gateways' own histograms for this run's Function, in milliseconds."""
+    sums: dict[str, float] = {}
+    count = 0.0
+    selector = "app.kubernetes.io/name=kappa,app.kubernetes.io/component=gateway"
+    for pod in await cluster.pods("kappa-system", selector):
+        for line in (await asyncio.to_thread(metrics, pod["status"]["podIP"])).splitlines():
+            found = re.match(r"kappa_cold_start_seconds_(sum|count){(.*)} (.*)", line)
+            if not found or f'namespace="{ns}"' not in found[2]:
+                continue
+            phase = re.search(r'phase="(\w+)"', found[2])
+            assert phase is not None
+            if found[1] == "sum":
+                sums[phase[1]] = sums.get(phase[1], 0.0) + float(found[3])
+            elif phase[1] == "total":
+                count += float(found[3])
+    return {phase: round(seconds / count * 1000, 1) for phase, seconds in sums.items()} if count else {}
+
+
 async def run(runs: int, gateway: str | None, ns_name: str | None) -> dict[str, Any]:
     async with connect() as cluster, namespace(cluster, ns_name or f"bench-cold-{int(time.time()) % 100000}") as ns:
         if gateway is None:
@@ -133,7 +159,7 @@ async def run(runs: int, gateway: str | None, ns_name: str | None) -> dict[str, 
                 raise RuntimeError(f"the cold invocation answered {answer[:500]!r}")
             kappa.append(seconds)
             print(f"{number + 1}/{runs} bare {bare[-1] * 1000:.0f} ms, kappa {seconds * 1000:.0f} ms", file=sys.stderr)
-        result = {"bare": summary(bare), "kappa": summary(kappa)}
+        result = {"bare": summary(bare), "kappa": summary(kappa), "mean phases": await phases(cluster, ns)}
         ratios = {share: round(result["kappa"][share] / result["bare"][share], 3) for share in ("p50", "p95")}
         return {
             "benchmark": "coldstart-deployment",

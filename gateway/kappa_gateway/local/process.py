@@ -69,7 +69,7 @@ class AgentProcess:
         read_end, write_end = os.pipe()
         output, child_output = os.pipe()
         try:
-            told = config._replace(announce_fd=write_end, task_root=str(self._folder), pod_name=self.name)
+            told = config.replace(announce_fd=write_end, task_root=str(self._folder), pod_name=self.name)
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # not the current folder first: a user's json.py there must not become the agent's

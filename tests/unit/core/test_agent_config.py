@@ -6,7 +6,12 @@ from kappa_core.agent_config import PREFIX, AgentConfig, arn, function_arn
 
 # An environment variable holds no NUL and no lone surrogate.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
-VALUES = {str: TEXT, int: st.integers(), float: st.floats(allow_nan=False, allow_infinity=False), bool: st.booleans()}
+VALUES = {
+    "str": TEXT,
+    "int": st.integers(),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "bool": st.booleans(),
+}
 CONFIGS = st.builds(AgentConfig, **{name: VALUES[kind] for name, kind in AgentConfig.__annotations__.items()})
 
 
@@ -54,7 +59,22 @@ def test_a_missing_name_says_who_starts_the_agent() -> None:
 
 
 def test_the_name_alone_is_required() -> None:
-    assert set(AgentConfig._fields) - set(AgentConfig._field_defaults) == {"function_name"}
+    with pytest.raises(TypeError, match="function_name is needed"):
+        AgentConfig()  # type: ignore[call-arg]  # that is the test
+    with pytest.raises(TypeError, match="memory_mb"):
+        AgentConfig(function_name="hello", memory_mb=1)  # type: ignore[call-arg]
+    assert AgentConfig(function_name="hello").memory_mib == 128
+
+
+def test_a_config_is_a_value() -> None:
+    config = AgentConfig(function_name="hello", port=0)
+    same = AgentConfig(function_name="hello", port=0, memory_mib=128)
+    assert config == same
+    assert hash(config) == hash(same)
+    assert config.replace(port=1) == AgentConfig(function_name="hello", port=1)
+    assert "function_name='hello'" in repr(config)
+    with pytest.raises(AttributeError, match="frozen"):
+        config.port = 2  # type: ignore[misc]
 
 
 def test_an_arn_names_the_namespace_unless_it_is_the_default_one() -> None:
