@@ -120,7 +120,8 @@ class Operator:
             else:
                 running["gateway watch"] = GatewayWatch(api, settings.namespace, streams.set_gateways).run()
             ours += [asyncio.create_task(part, name=name) for name, part in running.items()]
-            kopf_task = await self._start_kopf(watch.registry(watch.Watcher(cache, queue.add), api), kopf_stop)
+            registry = watch.registry(watch.Watcher(cache, queue.add), api)
+            kopf_task = await self._start_kopf(registry, relister.served, kopf_stop)
             await self._first_of(keeping, kopf_task, *ours)
             code = self._verdict([keeping, kopf_task, *ours])
             if not keeping.done():
@@ -137,7 +138,9 @@ class Operator:
             if kopf_task is not None:
                 await asyncio.wait([kopf_task], timeout=KOPF_STOP_SECONDS)
 
-    async def _start_kopf(self, registry: kopf.OperatorRegistry, stop: asyncio.Event) -> asyncio.Task[None]:
+    async def _start_kopf(
+        self, registry: kopf.OperatorRegistry, namespaces: list[str], stop: asyncio.Event
+    ) -> asyncio.Task[None]:
         settings = self._settings
         others = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
@@ -145,7 +148,7 @@ class Operator:
             settings=watch.settings(settings.function_selector),
             standalone=True,
             clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
+            namespaces=namespaces,
             stop_flag=stop,
         )
         # kopf has set its own handlers; these replace them, so that the order of stopping is ours.
@@ -197,12 +200,18 @@ class Operator:
         log.info("listed", extra={"functions": len(keys), "seconds": round(seconds, 3)})
 
     async def _relist_now_and_then(self, relister: Relister, queue: WorkQueue) -> None:
+        """Ends when other namespaces can be served than before: kopf watches what it was started with."""
+        served = relister.served
         while True:
             await asyncio.sleep(self._settings.resync_interval)
             try:
                 await self._relist(relister, queue)
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 log.warning("cannot list, will try again", extra={"error": str(error)})
+                continue
+            if relister.served != served:
+                log.warning("other namespaces can be served now, starting anew", extra={"namespaces": relister.served})
+                return
 
     async def _drain(self, queue: WorkQueue, verifier: Verifier) -> None:
         """Let what is being reconciled end; take nothing new."""

@@ -98,6 +98,8 @@ class Reflector(Generic[T]):
             except (ApiError, Disconnected) as error:
                 self._failures += 1
                 self._report(error)
+                if isinstance(error, ApiError) and error.status in (403, 404) and not self._listed:
+                    self._table.refuse(self._scope)
                 if self._must_list_again(error):
                     self._version = None
                 delay = self._backoff(error)

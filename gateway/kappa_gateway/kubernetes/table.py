@@ -19,7 +19,11 @@ def key_of(raw: Mapping[str, Any]) -> Key:
 
 
 class Table(Generic[T]):
-    """Every scope's objects. The sink hears nothing until each scope was listed once, then one `replace`, then changes."""
+    """Every scope's objects. The sink hears nothing until each scope was listed once, then one `replace`, then changes.
+
+    A scope that the API server refuses counts as empty until it can be listed, unless no scope can be: one namespace
+    that was deleted must not keep all the others from being served.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class Table(Generic[T]):
         remove: Callable[[str, str], None],
     ) -> None:
         self._objects: dict[str, dict[Key, T] | None] = dict.fromkeys(scopes)
+        self._refused: set[str] = set()
         self._read = read
         self._sink_replace = replace
         self._sink_put = put
@@ -45,9 +50,14 @@ class Table(Generic[T]):
     def replace(self, scope: str, objects: dict[Key, T]) -> None:
         """A complete list of one scope: what is not in it is gone."""
         self._objects[scope] = objects
-        known = [objects for objects in self._objects.values() if objects is not None]
-        if len(known) == len(self._objects):
-            self._sink_replace([item for objects in known for item in objects.values()])
+        self._refused.discard(scope)
+        self._tell_all()
+
+    def refuse(self, scope: str) -> None:
+        """The API server does not let this scope be listed; what was known of it stays."""
+        if self._objects[scope] is None and scope not in self._refused:
+            self._refused.add(scope)
+            self._tell_all()
 
     def put(self, scope: str, raw: Mapping[str, Any], seen_at: float) -> None:
         objects = self._objects[scope]
@@ -69,6 +79,11 @@ class Table(Generic[T]):
         if objects.pop(key, None) is not None and self._synced:
             self._sink_remove(*key)
 
+    def _tell_all(self) -> None:
+        if self._synced:
+            self._sink_replace([item for objects in self._objects.values() if objects for item in objects.values()])
+
     @property
     def _synced(self) -> bool:
-        return all(objects is not None for objects in self._objects.values())
+        listed = [objects is not None for objects in self._objects.values()]
+        return any(listed) and sum(listed) + len(self._refused) == len(listed)

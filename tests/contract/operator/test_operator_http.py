@@ -173,6 +173,31 @@ async def test_a_full_list_finds_what_a_watch_missed(server: Server, api: Api) -
     assert selectors["functions"] == "!kappa.run/operator"
 
 
+async def test_a_namespace_that_is_not_there_keeps_no_other_from_being_served(server: Server, api: Api) -> None:
+    there = {"a"}
+
+    async def handler(request: web.Request) -> web.Response:
+        namespace = request.path.split("/namespaces/")[1].split("/")[0]
+        if namespace not in there:
+            return web.json_response({"kind": "Status", "message": f"forbidden in {namespace}"}, status=403)
+        metadata = {"name": "f", "namespace": namespace, "uid": "u", "generation": 1, "resourceVersion": "5"}
+        spec = {"runtime": "p", "handler": "m.h", "code": {"inline": "x"}}
+        items = [{"metadata": metadata, "spec": spec}] if request.path.endswith("functions") else []
+        return web.json_response({"items": items, "metadata": {}})
+
+    server.handler = handler
+    cache = Cache()
+    relister = Relister(api, cache, ["a", "gone"], "!kappa.run/operator")
+    assert await relister.relist() == {"a/f"}
+    assert relister.served == ["a"]
+    there.add("gone")
+    assert await relister.relist() == {"a/f", "gone/f"}
+    assert relister.served == ["a", "gone"]
+    there.clear()
+    with pytest.raises(ApiError, match="forbidden"):
+        await relister.relist()
+
+
 # Gateways and their demand
 
 
