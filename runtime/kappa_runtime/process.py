@@ -181,18 +181,22 @@ class RuntimeProcess:
         self._end_invocation(errors.RESPONSE_TOO_LARGE, message, returning=True)
 
     def on_connection_lost(self, connection: "RuntimeApiProtocol") -> None:
-        if self._next is not connection:
-            return
-        self._next = None
-        if self.state is State.IDLE:
+        asked = self._next is connection
+        if asked:
+            self._next = None
+        gone = self._config.sidecar and (asked or not self.connections) and not sidecar.processes(self.api_port)
+        if self.state is State.IDLE and asked:
             # it comes back, or its exit is seen
             self.state = State.RETURNING
             self._was_idle = True
-            if not self._config.sidecar:
-                self._set_timer(INIT_LIMIT)
-            elif not sidecar.processes(self.api_port):
+            if gone:
                 self._to_ending()
-        elif self.state is State.BUSY and self._config.sidecar and not sidecar.processes(self.api_port):
+            elif not self._config.sidecar:
+                self._set_timer(INIT_LIMIT)
+        elif self.state is State.RETURNING and gone:
+            # it ended between its answer and its next question
+            self._to_ending()
+        elif self.state is State.BUSY and asked and gone:
             self._end_invocation(errors.EXIT_ERROR, "Runtime exited without providing a reason")
             self._to_ending()
 

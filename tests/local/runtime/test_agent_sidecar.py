@@ -94,6 +94,7 @@ def test_the_other_container_ends_while_it_idles(sidecar):
     agent, start = sidecar
     first = start()
     assert agent.invoke(7).json == 7
+    # at once: it may not have asked for more work yet
     first.kill()
     first.wait()
     refused = until(agent, 429)
