@@ -19,6 +19,8 @@ from kappa_gateway.local.state_folder import StateFolder
 log = logging.getLogger(__name__)
 
 TICK: Final = 1.0
+SETTLE: Final = 0.2
+"""Seconds."""
 
 
 class LocalBackend:
@@ -100,6 +102,10 @@ class LocalBackend:
                 known = {entry.path for entry in self._catalog.values()}
                 try:
                     manifests = await asyncio.to_thread(read, self._paths, known)
+                    if self._catalog.keys() - manifests.functions.keys():
+                        # editors empty a file before they write it: what seems to be gone is looked for once more
+                        await asyncio.sleep(SETTLE)
+                        manifests = await asyncio.to_thread(read, self._paths, known)
                 except NoSuchPath as error:
                     self._console.say(f"{error}; serving its functions as they were")
                     continue
