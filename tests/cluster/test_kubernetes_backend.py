@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
@@ -20,7 +21,8 @@ from kappa_gateway.kubernetes.api import ApiServer
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = "python:3.13-slim"
+REGISTRY, TAG = os.environ.get("KAPPA_TEST_REGISTRY", "kappa"), os.environ.get("KAPPA_TEST_TAG", "dev")
+IMAGE = f"{REGISTRY}/runtime-python:{TAG}"
 
 
 class Sink:
