@@ -94,6 +94,7 @@ class Echo:
         self.notes = notes
         self.stay = stay_after_eof
         self.transport = None
+        self.lost = False
 
     def connection_made(self, transport):
         self.transport = transport
@@ -110,6 +111,7 @@ class Echo:
         return self.stay
 
     def connection_lost(self, error):
+        self.lost = True
         self.notes.append(type(error).__name__ if error else "closed")
 
 
@@ -136,7 +138,7 @@ def serve(loop, notes, client, **options):
     done = []
 
     def check():
-        if done:
+        if done and all(protocol.lost for protocol in protocols):
             loop.stop()
         else:
             loop.call_later(0.005, check)
