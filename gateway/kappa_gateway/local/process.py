@@ -13,9 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from kappa_core import wire
+from kappa_core import containers, wire
 from kappa_core.agent_config import AgentConfig
-from kappa_core.durations import mebibytes
 from kappa_gateway.local.resolve import Workload
 
 ANNOUNCE_TIMEOUT: Final = 30.0
@@ -151,24 +150,11 @@ class AgentProcess:
 def agent_config(workload: Workload, *, region: str, account: str) -> AgentConfig:
     """What the agent of this function is told; its own folder and pipe are added when it is started."""
     function = workload.function
-    spec = function.spec
-    return AgentConfig(
-        function_name=function.metadata.name,
-        function_namespace=function.metadata.namespace,
-        runtime=spec.runtime or "",
-        handler=spec.handler or "",
-        memory_mib=mebibytes(spec.memory),
-        timeout=spec.timeout_seconds,
-        concurrency=spec.concurrency,
-        region=region,
-        account=account,
-        code_inline=spec.code.inline or "",
-        code_archive_url=spec.code.archive.url if spec.code.archive else "",
-        code_archive_sha256=spec.code.archive.sha256 if spec.code.archive else "",
+    return containers.agent_config(function, containers.Platform(region=region, account=account)).replace(
         host="127.0.0.1",
         port=0,
         runtime_api_port=0,
-        drain_timeout=spec.timeout_seconds,
+        drain_timeout=function.spec.timeout_seconds,
         parent_death=True,
     )
 
