@@ -21,6 +21,8 @@ class FunctionDemand:
     """The most invocations that were at pods at one time since the last full report."""
     waiting: int = 0
     """Invocations that wait for a pod now."""
+    backlog: int = 0
+    """Events of the function that no gateway has taken from the queue yet; every gateway counts the same ones."""
     mean_duration: float = 0.0
     """Seconds, of recent invocations; 0 while none has ended."""
     cold_start: float = 0.0
@@ -60,6 +62,7 @@ def _function(entry: Any) -> FunctionDemand:
         name=str(entry["name"]),
         in_flight=_count(entry.get("in_flight", 0)),
         waiting=_count(entry.get("waiting", 0)),
+        backlog=_count(entry.get("backlog", 0)),
         mean_duration=_seconds(entry.get("mean_duration", 0.0)),
         cold_start=_seconds(entry.get("cold_start", 0.0)),
         pods={str(pod): _count(count) for pod, count in entry.get("pods", {}).items()},
@@ -92,6 +95,7 @@ def merge(demands: list[FunctionDemand]) -> FunctionDemand:
         name=demands[0].name,
         in_flight=sum(demand.in_flight for demand in demands),
         waiting=sum(demand.waiting for demand in demands),
+        backlog=max(demand.backlog for demand in demands),
         mean_duration=_weighted([(d.mean_duration, d.in_flight + d.waiting) for d in demands]),
         cold_start=max(demand.cold_start for demand in demands),
         pods=pods,

@@ -27,6 +27,8 @@ class InvocationType(StrEnum):
     REQUEST_RESPONSE = "RequestResponse"
     DRY_RUN = "DryRun"
     FUNCTION_URL = "FunctionUrl"
+    EVENT = "Event"
+    """A try of an asynchronous invocation."""
 
 
 class Outcome(StrEnum):
@@ -109,3 +111,57 @@ REFUSED_REQUESTS: Final = Metric(
     "Requests that named no function there is, or were no proper HTTP, by error.",
     ("error",),
 )
+
+# -- asynchronous invocations
+
+AGE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)
+
+EVENTS_RECEIVED: Final = Metric(
+    "kappa_async_events_received_total", "counter", "Events that were accepted, durably.", FUNCTION
+)
+EVENTS_DEDUPLICATED: Final = Metric(
+    "kappa_async_events_deduplicated_total",
+    "counter",
+    "Submissions that came again within the deduplication window, and were not added.",
+    FUNCTION,
+)
+EVENTS_DELIVERED: Final = Metric(
+    "kappa_async_events_delivered_total",
+    "counter",
+    "Events that the function ended with success, or without for good.",
+    (*FUNCTION, "status"),
+)
+EVENTS_RETRIED: Final = Metric(
+    "kappa_async_events_retried_total",
+    "counter",
+    "Tries that are followed by another one, by what went wrong.",
+    (*FUNCTION, "reason"),
+)
+EVENTS_DEAD_LETTERED: Final = Metric(
+    "kappa_async_events_dead_lettered_total",
+    "counter",
+    "Events that went to the dead letter, by condition.",
+    (*FUNCTION, "condition"),
+)
+EVENT_AGE: Final = Metric(
+    "kappa_async_event_age_seconds", "histogram", "An event's age when a pod first got it.", FUNCTION, AGE_BUCKETS
+)
+EVENT_BACKLOG: Final = Metric(
+    "kappa_async_backlog",
+    "gauge",
+    "Events in the queue, as the queue counts them: take the maximum over gateways, not the sum.",
+    (*FUNCTION, "state"),
+)
+EVENT_OLDEST_AGE: Final = Metric(
+    "kappa_async_oldest_event_age_seconds",
+    "gauge",
+    "Age of the oldest event in the queue; 0 when there is none. Take the maximum over gateways.",
+    FUNCTION,
+)
+DELIVERIES: Final = Metric(
+    "kappa_async_deliveries_total",
+    "counter",
+    "Tries to deliver a record to a destination.",
+    (*FUNCTION, "destination", "outcome"),
+)
+QUEUE_UP: Final = Metric("kappa_async_queue_up", "gauge", "1 while this gateway reaches the queue.")

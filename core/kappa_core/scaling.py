@@ -59,15 +59,16 @@ def needed(demand: FunctionDemand, spec: ScalingSpec) -> int:
     """Pods that this demand calls for at this moment, without bounds' lower end.
 
     A waiting request counts as the share of a cold start that it will occupy a slot for: one hundred waiting requests
-    of 5 ms are served by the pods there are long before a new one would come up.
+    of 5 ms are served by the pods there are long before a new one would come up. So does an event in the queue.
     """
     busy = float(demand.in_flight)
-    if demand.waiting:
+    waiting = demand.waiting + demand.backlog
+    if waiting:
         cold_start = demand.cold_start or DEFAULT_COLD_START
         duration = demand.mean_duration or DEFAULT_DURATION
-        busy += demand.waiting * min(1.0, duration / cold_start)
+        busy += waiting * min(1.0, duration / cold_start)
     pods = math.ceil(busy / spec.concurrency - 1e-9)
-    if demand.waiting or demand.in_flight:
+    if waiting or demand.in_flight:
         pods = max(pods, 1)
     return min(pods, spec.max_replicas)
 

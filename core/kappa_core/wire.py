@@ -7,6 +7,8 @@ Gateway → agent is HTTP/1.1 with keep-alive on the pod's port (`names.AGENT_PO
 | `POST INVOKE_PATH`, body = event | 200, body = the function's answer or Lambda's error JSON (then `FUNCTION_ERROR` is set) |
 | the same, every slot taken | 429 with `REFUSED: busy`; nothing was run |
 | the same, stopping | 503 with `REFUSED: draining`; nothing was run |
+| the same with `ATTEMPT`, for an event | as without; and the answer is kept until the next request on this connection, or, if the connection closes before, for `KEPT_SECONDS` |
+| `GET KEPT_PATH + request id + "/" + attempt` | the answer that is kept, as it was given; if the invocation runs, its answer once it has ended; 404 if nothing is known of it |
 | `GET READY_PATH` | 200 once the runtime process asks for work; 503 with an `InitError` JSON if its start failed; `?wait=SECONDS` holds the answer until either is known |
 | `GET HEALTH_PATH` | 200 while the agent's loop runs |
 
@@ -27,6 +29,9 @@ READY_PATH: Final = "/readyz"
 DRAIN_PATH: Final = "/drain"
 """`GET` is answered once the agent was told to stop (SIGTERM) and no invocation runs: the preStop hook of a container
 beside the agent's, which so outlives the invocations that it runs."""
+KEPT_PATH: Final = "/kept/"
+KEPT_SECONDS: Final = 120.0
+"""Longer than a queue's lease: whoever takes over a dead gateway's events finds the answers that it did not see to."""
 RUNTIME_API_VERSION: Final = "2018-06-01"
 DEMAND_PATH: Final = "/v1/demand"
 """On the gateway's internal port: NDJSON, one `demand.DemandReport` a line, see `kappa_core.demand`."""
@@ -40,6 +45,9 @@ TRACE_ID: Final = "X-Amzn-Trace-Id"
 CLIENT_CONTEXT: Final = "X-Amz-Client-Context"
 """Base64 JSON, as Lambda's Invoke takes it."""
 COGNITO_IDENTITY: Final = "X-Amz-Cognito-Identity"
+ATTEMPT: Final = "Kappa-Attempt"
+"""On an event's invocation: which of its attempts this is, from 1. A gateway sends nothing else over the connection until
+it has seen to the answer, so that an answer whose gateway died is not lost and the function not run a second time."""
 LOG_TYPE: Final = "X-Amz-Log-Type"
 """`Tail` asks for the last 4 KiB of the invocation's log in `LOG_RESULT`."""
 

@@ -3,7 +3,7 @@
 import socket
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kappa_core import names, wire
@@ -77,6 +77,81 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="Seconds after which an idle connection to a pod is closed."
     )
     connect_timeout: float = Field(default=2.0, gt=0, description="Seconds in which a pod must accept a connection.")
+
+    queue_url: str = Field(
+        default="",
+        pattern=r"^$|^(nats|tls)://\S+$|^sqlite:/\S+$",
+        description="Queue of asynchronous invocations: nats://host:4222 (several with commas), tls://host:4222, or sqlite:/path/to/file; empty: there is none, and Event is refused.",
+    )
+    queue_user: str = Field(default="", description="User at the NATS server.")
+    queue_password: SecretStr = Field(default=SecretStr(""), description="That user's password.")
+    queue_token: SecretStr = Field(default=SecretStr(""), description="A token, instead of user and password.")
+    queue_credentials_file: str = Field(default="", description="A NATS .creds file, instead of both.")
+    queue_tls_ca: str = Field(default="", description="File with the certificate authorities that are trusted.")
+    queue_tls_cert: str = Field(
+        default="", description="File with the gateway's own certificate, where the server asks."
+    )
+    queue_tls_key: str = Field(default="", description="File with that certificate's key.")
+    queue_prefix: str = Field(
+        default="kappa",
+        pattern=r"^[a-z][a-z0-9-]{0,30}$",
+        description="What streams and subjects begin with, so that two installations can share a NATS server.",
+    )
+    queue_replicas: int = Field(
+        default=1, ge=1, le=5, description="Copies of each stream in a NATS cluster: 1, 3 or 5."
+    )
+    queue_timeout: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds in which the queue must answer; then a caller gets 503, and may try again.",
+    )
+    queue_lease: float = Field(
+        default=30.0,
+        ge=0.5,
+        le=60.0,
+        description="Seconds after which another gateway takes over the events of one that died.",
+    )
+    queue_max_bytes: int = Field(
+        default=0, ge=0, description="Largest queue of one function; then a caller gets 429. 0: as large as the disk."
+    )
+    queue_deduplication_window: float = Field(
+        default=120.0,
+        ge=1.0,
+        le=3600.0,
+        description="Seconds in which a submission with the same key is the same event.",
+    )
+
+    event_max_bytes: int = Field(
+        default=1024 * 1024, ge=1024, description="Largest body of an asynchronous invocation. Default: 1 MiB."
+    )
+    event_retry_delays: list[float] = Field(
+        default_factory=lambda: [60.0, 120.0],
+        description="Seconds from a function's error to the next attempt, for each attempt, as a JSON list; the last one goes on.",
+    )
+    event_first_backoff: float = Field(
+        default=1.0, gt=0, description="Seconds until an event is tried again that got no pod; doubles each time."
+    )
+    event_longest_backoff: float = Field(default=300.0, gt=0, description="The most seconds that this becomes.")
+    events_in_hand: int = Field(
+        default=1024, ge=1, description="Events that this gateway has in hand at most, all functions together."
+    )
+    result_retention: float = Field(
+        default=3600.0, ge=1.0, description="Seconds that the outcome of an asynchronous invocation can be asked for."
+    )
+    result_max_bytes: int = Field(
+        default=256 * 1024, ge=0, description="Of a longer result only the beginning is kept."
+    )
+    dead_letter_retention: float = Field(
+        default=7 * 86400.0, ge=60.0, description="Seconds that events are kept which failed for good. Default: 7 days."
+    )
+    delivery_timeout: float = Field(default=10.0, gt=0, description="Seconds in which an HTTP destination must answer.")
+    delivery_max_age: float = Field(
+        default=6 * 3600.0, ge=1.0, description="Seconds for which a delivery to a destination is tried again."
+    )
+    signing_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="From this each namespace's key is derived that signs what goes to HTTP destinations; empty: they are not signed.",
+    )
 
     trusted_proxies: int = Field(
         default=0,

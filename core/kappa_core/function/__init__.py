@@ -5,12 +5,19 @@
 on the class that holds the fields: CEL for the API server, with the same in Python beside it.
 """
 
+from kappa_core.function.async_invocation import (
+    AsyncInvocation,
+    Destination,
+    FunctionDestination,
+    HttpDestination,
+    NatsDestination,
+)
 from kappa_core.function.base import Rule
 from kappa_core.function.code import INLINE_MAX_CHARS, ArchiveCode, Code, ConfigMapCode, ImageCode
 from kappa_core.function.env import EnvFromSource, EnvVar, EnvVarSource
 from kappa_core.function.pod import PodTemplate
 from kappa_core.function.resource import Function, ObjectMeta
-from kappa_core.function.spec import MAX_TIMEOUT, AsyncInvocation, FunctionSpec, Scaling
+from kappa_core.function.spec import MAX_TIMEOUT, FunctionSpec, Scaling
 from kappa_core.function.status import ColdStart, Condition, FunctionStatus
 
 __all__ = [
@@ -22,13 +29,17 @@ __all__ = [
     "ColdStart",
     "Condition",
     "ConfigMapCode",
+    "Destination",
     "EnvFromSource",
     "EnvVar",
     "EnvVarSource",
     "Function",
+    "FunctionDestination",
     "FunctionSpec",
     "FunctionStatus",
+    "HttpDestination",
     "ImageCode",
+    "NatsDestination",
     "ObjectMeta",
     "PodTemplate",
     "Rule",

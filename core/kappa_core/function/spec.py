@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from kappa_core.durations import parse_duration, parse_quantity
+from kappa_core.function.async_invocation import AsyncInvocation
 from kappa_core.function.base import DNS_SUBDOMAIN, Duration, Quantity, Rule, SpecModel, list_map
 from kappa_core.function.code import Code
 from kappa_core.function.env import EnvFromSource, EnvVar
@@ -51,25 +52,6 @@ class Scaling(SpecModel):
     @property
     def keep_warm_seconds(self) -> float:
         return parse_duration(self.keep_warm)
-
-
-class AsyncInvocation(SpecModel):
-    """How events (invocations of type Event) are retried."""
-
-    max_attempts: int = Field(default=3, ge=1, le=10, description="How often an event is tried in all. Default: 3.")
-    max_age: Duration = Field(
-        default="6h",
-        description="How long an event may wait and be retried, as a duration between 1m and 6h. Default: 6h.",
-    )
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="duration(self.maxAge) >= duration('1m') && duration(self.maxAge) <= duration('6h')",
-            holds=lambda self: 60 <= parse_duration(self.max_age) <= 6 * 3600,
-            message="must be between 1m and 6h",
-            field="maxAge",
-        ),
-    )
 
 
 class FunctionSpec(SpecModel):
@@ -120,7 +102,7 @@ class FunctionSpec(SpecModel):
     async_: AsyncInvocation = Field(
         default=AsyncInvocation(),
         alias="async",
-        description="How events (invocations of type Event, which are not available yet) are retried.",
+        description="How events (invocations of type Event) are retried, and who hears of their end.",
     )
     service_account_name: str = Field(
         default="",

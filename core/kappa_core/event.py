@@ -1,0 +1,218 @@
+"""Asynchronous invocations (`Event`) without I/O: what an event is, and what follows each try of it.
+
+An *event* is one asynchronous invocation; its id is the request id that the caller got, and `context.aws_request_id` on
+every attempt. An *attempt* is a run of the function that the function itself ended, well or not. A *postponement* is a
+try that never got so far (throttled, no pod, a system error): it uses up no attempt.
+The rules are Lambda's: https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+MAX_BACKOFF_EXPONENT: Final = 30
+_ID_NAMESPACE: Final = uuid.UUID("6c7cf9a4-6fd5-5a53-9a3c-2f6d4a2c1b0e")
+
+
+class Status(StrEnum):
+    """What `GET …/async/{requestId}` says of an event."""
+
+    QUEUED = "queued"
+    """Accepted, and not yet tried."""
+    RUNNING = "running"
+    RETRYING = "retrying"
+    """Tried; it is to be tried again at `nextAttempt`."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """Every attempt failed, or there can be none."""
+    EXPIRED = "expired"
+    """`maxAge` came first."""
+
+    @property
+    def final(self) -> bool:
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.EXPIRED)
+
+
+class Condition(StrEnum):
+    """Lambda's word for how an event ended, in its record for destinations."""
+
+    SUCCESS = "Success"
+    RETRIES_EXHAUSTED = "RetriesExhausted"
+    EVENT_AGE_EXCEEDED = "EventAgeExceeded"
+
+
+class Kind(StrEnum):
+    """What a queue holds: what is to be run, or what is to be delivered to a destination that is no Function."""
+
+    INVOCATION = "invocation"
+    DELIVERY = "delivery"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A queue of its own, so that nobody waits behind another function's events: one for each function and kind."""
+
+    kind: Kind
+    namespace: str
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}/{self.namespace}/{self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What waits in a lane. `payload` is bytes as they came; `attributes` (short text) say how it is to be used."""
+
+    id: str
+    lane: Lane
+    payload: bytes
+    received_at: float
+    """Seconds since the epoch; kept over redrives of deliveries, anew for a redriven invocation."""
+    attributes: dict[str, str] = field(default_factory=dict)
+    """ASCII keys and text values. For invocations: header lines for the pod by name, and `http.*` for web servers'
+    requests. For deliveries: `destination` (JSON) and what its message needs."""
+    keyed: bool = False
+    """Whether the id comes from an idempotency key, so that a caller may send it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of an event beside its payload: written when a try did not end it, and when it ended."""
+
+    namespace: str
+    function: str
+    id: str
+    status: Status
+    received_at: float
+    updated_at: float
+    attempts: int = 0
+    """Runs that counted, so far."""
+    postponements: int = 0
+    """Tries in a row that did not count."""
+    hand_outs: int = 0
+    """How often the queue had handed it out when this was written: one more says that nobody tried it since."""
+    next_attempt: float | None = None
+    """Seconds since the epoch; with RETRYING only."""
+    result: str | None = None
+    """The function's answer as text (JSON, mostly); with SUCCEEDED only."""
+    result_truncated: bool = False
+    error: dict[str, Any] | None = None
+    """The last failure: the function's own error JSON, or `{"errorType", "errorMessage"}`."""
+
+    def encode(self) -> bytes:
+        names = [name for name in self.__slots__ if getattr(self, name) not in (None, False)]
+        return json.dumps({name: getattr(self, name) for name in names}, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes | str) -> "Record":
+        """Raises `ValueError` for what is no record. Fields it does not know are ignored: a newer gateway wrote them."""
+        try:
+            raw = json.loads(data)
+            known = {name: raw[name] for name in cls.__slots__ if name in raw}
+            return cls(**{**known, "status": Status(raw["status"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a record of an event: {error!r} in {data[:200]!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEvent:
+    """An event that ended without success, kept whole so that it can be redriven."""
+
+    event: Event
+    condition: Condition
+    attempts: int
+    error: dict[str, Any]
+    died_at: float
+    """Seconds since the epoch."""
+
+
+# -- what follows a try
+
+
+class Trouble(StrEnum):
+    """Why a try did not succeed."""
+
+    FUNCTION_ERROR = "function_error"
+    """The function ran and failed: this counts as an attempt."""
+    UNAVAILABLE = "unavailable"
+    """Throttled, no pod, a system error: it counts as none."""
+    REFUSED = "refused"
+    """`maxReplicas` is 0: there is no use in waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A function's and its installation's rules for retries. Seconds."""
+
+    max_attempts: int = 3
+    max_age: float = 6 * 3600.0
+    retry_delays: Sequence[float] = (60.0, 120.0)
+    """After the first, second, … function error; the last one goes on."""
+    first_backoff: float = 1.0
+    longest_backoff: float = 300.0
+    """After tries that do not count: the first doubles up to the longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    delay: float
+    """Seconds from now."""
+    attempts: int
+    postponements: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    condition: Condition
+    status: Status
+    attempts: int
+
+
+def after_trouble(
+    trouble: Trouble, *, now: float, received_at: float, attempts: int, postponements: int, policy: Policy
+) -> Retry | GiveUp:
+    """What to do with an event whose try did not succeed. `attempts` and `postponements` are those before this try.
+
+    Looks ahead: an event whose next try would come after `max_age` is given up now.
+    """
+    if trouble is Trouble.FUNCTION_ERROR:
+        attempts += 1
+        if attempts >= policy.max_attempts:
+            return GiveUp(Condition.RETRIES_EXHAUSTED, Status.FAILED, attempts)
+        delay = policy.retry_delays[min(attempts, len(policy.retry_delays)) - 1] if policy.retry_delays else 0.0
+        postponements = 0
+    elif trouble is Trouble.REFUSED:
+        return GiveUp(Condition.RETRIES_EXHAUSTED, Status.FAILED, attempts)
+    else:
+        delay = backoff(postponements, policy.first_backoff, policy.longest_backoff)
+        postponements += 1
+    if now + delay > received_at + policy.max_age:
+        return GiveUp(Condition.EVENT_AGE_EXCEEDED, Status.EXPIRED, attempts)
+    return Retry(delay, attempts, postponements)
+
+
+def expired(*, now: float, received_at: float, policy: Policy) -> bool:
+    """Whether an event is too old to be tried at all."""
+    return now > received_at + policy.max_age
+
+
+def backoff(before: int, first: float, longest: float) -> float:
+    """Seconds to wait after `before` waits in a row: `first`, doubled each time, at most `longest`."""
+    return min(first * 2.0 ** min(before, MAX_BACKOFF_EXPONENT), longest)
+
+
+# -- ids
+
+
+def keyed_id(namespace: str, function: str, key: str) -> str:
+    """The request id of a submission with an idempotency key: the same for the same key, whichever gateway it reaches."""
+    return str(uuid.uuid5(_ID_NAMESPACE, f"{namespace}/{function}/{key}"))
+
+
+def derived_id(request_id: str, purpose: str) -> str:
+    """The id of what follows from an event (a delivery, a destination's invocation): the same each time it is derived."""
+    return str(uuid.uuid5(_ID_NAMESPACE, f"{request_id} {purpose}"))

@@ -1,0 +1,1 @@
+"""The queue of asynchronous invocations: what it promises is in `protocol`; `jetstream` and `sqlite` keep it."""

@@ -1,0 +1,1 @@
+"""The queue in a file, by SQLite: for one gateway, in local mode and in tests."""
