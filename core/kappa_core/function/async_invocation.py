@@ -1,5 +1,6 @@
 """What becomes of a function's events: retries, and where the outcome goes."""
 
+import re
 from typing import ClassVar, Final
 
 from pydantic import Field
@@ -9,6 +10,8 @@ from kappa_core.function.base import DNS_LABEL, Duration, Rule, SpecModel
 
 _SUBJECT: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 """No wildcards; nothing that begins as the server's own subjects ($) or inboxes (_) do."""
+_URL: Final = r"^https?://([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?][!-~]*)?$"
+"""Without user:password@ (everybody who may read the Function would read it) and, by a rule of its own, without #fragment."""
 
 
 class FunctionDestination(SpecModel):
@@ -21,12 +24,17 @@ class NatsDestination(SpecModel):
     """A subject of the NATS server that the installation's queue is on."""
 
     subject: str = Field(
-        pattern=_SUBJECT,
         max_length=255,
         description="The subject, such as orders.done. A JetStream stream that listens to it confirms each message; without one it is sent once.",
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.subject.matches(r'{_SUBJECT}')",
+            holds=lambda self: re.fullmatch(_SUBJECT[1:-1], self.subject) is not None,
+            message="must be as orders.done is: letters, digits, _ and -, with dots between; no wildcards",
+            field="subject",
+        ),
         Rule(
             cel="!self.subject.startsWith('kappa.')",
             holds=lambda self: not self.subject.startswith("kappa."),
@@ -40,9 +48,17 @@ class HttpDestination(SpecModel):
     """A web address, which gets a signed CloudEvent."""
 
     url: str = Field(
-        pattern=r"^https?://[!-~]+$",
         max_length=2048,
-        description="Where the record is POSTed, as a CloudEvent 1.0 signed as Standard Webhooks are; any 2xx answer takes it.",
+        description="Where the record is POSTed, as a CloudEvent 1.0 signed as Standard Webhooks are; any 2xx answer takes it. Such as https://example.com/hook or http://receiver.team-a.svc/hook.",
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.url.matches(r'{_URL}') && !self.url.contains('#')",
+            holds=lambda self: re.fullmatch(_URL[1:-1], self.url) is not None and "#" not in self.url,
+            message="must be as https://example.com/hook is: no user:password@, spaces or #fragment",
+            field="url",
+        ),
     )
 
 
