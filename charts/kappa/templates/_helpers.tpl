@@ -30,19 +30,26 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- end -}}
 
 {{- define "kappa.serviceAccountName" -}}
-{{- $part := index .root.Values .component -}}
+{{- $part := .part | default (index .root.Values .component) -}}
 {{- $part.serviceAccount.name | default (printf "%s-%s" (include "kappa.fullname" .root) .component) -}}
 {{- end -}}
 
-{{/* What the pods of both parts have in common. */}}
+{{/* What the pods of all parts have in common: (dict "root" $ "component" "gateway"), with "part" where the values of that name are not the part's. */}}
 {{- define "kappa.podSettings" -}}
-{{- $part := index .root.Values .component -}}
+{{- $part := .part | default (index .root.Values .component) -}}
 serviceAccountName: {{ include "kappa.serviceAccountName" . }}
+{{- if eq .component "nats" }}
+automountServiceAccountToken: false
+{{- end }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
   runAsUser: 1000
   runAsGroup: 1000
+  {{- if eq .component "nats" }}
+  fsGroup: 1000
+  fsGroupChangePolicy: OnRootMismatch
+  {{- end }}
   seccompProfile: {type: RuntimeDefault}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
