@@ -1,0 +1,109 @@
+"""The client of the chaos tests: it sends events at a rate, each until it is answered 202, and asks what became of them."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import aiohttp
+from chaos import Ledger, Outcome, PlannedEvent, Submission
+
+FINAL = {"succeeded", "failed", "expired"}
+PATIENCE = 90.0
+"""Seconds for which a client tries again until its event is accepted: longer than any part takes to come back."""
+
+
+class ChaosClient:
+    """`url` is asked before each request: what is restarted may be somewhere else then. Functions in `web` are web
+    servers, which are called by their URL."""
+
+    def __init__(
+        self, url: Callable[[], str], namespace: str, ledger: Ledger, *, web: Collection[str] = (), callers: int = 50
+    ) -> None:
+        self.ledger = ledger
+        self._url, self._namespace, self._web = url, namespace, web
+        self._slots = asyncio.Semaphore(callers)
+        self._session = aiohttp.ClientSession(
+            # A new connection each time: behind a Service, an old one goes on to a gateway that is gone.
+            connector=aiohttp.TCPConnector(limit=callers, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=10),
+        )
+
+    async def __aenter__(self) -> "ChaosClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def send(self, events: Sequence[PlannedEvent], rate: float) -> None:
+        """All of them, `rate` in a second; returns when each was accepted, or given up."""
+        start = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for number, planned in enumerate(events):
+                await asyncio.sleep(max(0.0, start + number / rate - time.monotonic()))
+                submission = Submission(planned)
+                self.ledger.submissions.append(submission)
+                group.create_task(self._submit(submission))
+
+    async def _submit(self, submission: Submission) -> None:
+        for _ in range(2 if submission.planned.sent_twice else 1):
+            await self._until_accepted(submission, time.monotonic() + PATIENCE)
+
+    async def _until_accepted(self, submission: Submission, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            if await self._try(submission):
+                return
+            await asyncio.sleep(0.2)
+
+    async def _try(self, submission: Submission) -> bool:
+        planned = submission.planned
+        headers = {"Kappa-Idempotency-Key": planned.key}
+        if planned.function in self._web:
+            path = f"/fn/{self._namespace}/{planned.function}/"
+            headers["Kappa-Invocation-Type"] = "Event"
+        else:
+            path = f"/2015-03-31/functions/{self._namespace}.{planned.function}/invocations"
+            headers["X-Amz-Invocation-Type"] = "Event"
+        body = json.dumps({"key": planned.key, "fails": planned.fails})
+        async with self._slots:
+            try:
+                async with self._session.post(self._url() + path, data=body, headers=headers) as answer:
+                    said = await answer.text(errors="replace")
+                    if answer.status == 202:
+                        submission.request_ids.append(answer.headers["x-amzn-requestid"])
+                        submission.accepted_at = submission.accepted_at or time.time()
+                        return True
+                    submission.refusals.append(f"{answer.status} {said[:200]}")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                submission.refusals.append(repr(error))
+        return False
+
+    async def learn_outcomes(self, within: float) -> None:
+        """Asks for the outcome of each event that was accepted until all have ended, or the time is over: then the
+        ledger has what was last said."""
+        open_ids = {(one.planned.function, each) for one in self.ledger.submissions for each in one.request_ids}
+        deadline = time.monotonic() + within
+        while open_ids:
+            answers = await asyncio.gather(*(self._ask(function, each) for function, each in sorted(open_ids)))
+            for (function, request_id), said in zip(sorted(open_ids), answers, strict=True):
+                if said is not None:
+                    self.ledger.outcomes[request_id] = Outcome(said["status"], said["attempts"], False)
+                    if said["status"] in FINAL:
+                        open_ids.discard((function, request_id))
+            if time.monotonic() > deadline:
+                break
+            if open_ids:
+                await asyncio.sleep(0.5)
+
+    async def _ask(self, function: str, request_id: str) -> dict[str, Any] | None:
+        return await self._get(f"/v1/namespaces/{self._namespace}/functions/{function}/async/{request_id}")
+
+    async def _get(self, path: str) -> Any:
+        """The JSON of the answer, None where there was none (yet)."""
+        async with self._slots:
+            try:
+                async with self._session.get(self._url() + path) as answer:
+                    return await answer.json() if answer.status == 200 else None
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                return None

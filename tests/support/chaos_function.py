@@ -1,0 +1,75 @@
+"""The code of the functions of the chaos tests: each run tells the collector (`COLLECTOR`, host:port) of its start and its
+end, works for `WORK` seconds, and fails while its event has failed less often than it is to.
+
+A Lambda handler (`main.handler`), and as a script a web server on port 8080.
+"""
+
+import http.client
+import json
+import os
+import socket
+import time
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+# In a pod the agent is process 1, and in local mode the agent is the pod.
+POD = socket.gethostname() if os.getppid() <= 1 else str(os.getppid())
+WORK = float(os.environ.get("WORK", "0"))
+
+
+def tell(what: str, **said: object) -> dict[str, Any]:
+    """The collector's answer. Tries for 20 s: a run that nobody hears of would be taken for none."""
+    deadline = time.monotonic() + 20
+    while True:
+        connection = http.client.HTTPConnection(os.environ["COLLECTOR"], timeout=5)
+        try:
+            connection.request("POST", f"/{what}", json.dumps(said))
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+            return answer
+        except (OSError, http.client.HTTPException):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        finally:
+            connection.close()
+
+
+def run(request_id: str, function: str, event: dict[str, Any]) -> dict[str, Any]:
+    this = uuid.uuid4().hex
+    failed = tell("start", run=this, id=request_id, function=function, pod=POD)["failed"]
+    time.sleep(WORK)
+    ok = failed >= event["fails"]
+    tell("end", run=this, ok=ok)
+    if not ok:
+        raise RuntimeError(f"told to fail {event['fails']} times, and has failed {failed} times before")
+    return {"key": event["key"]}
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return run(context.aws_request_id, context.function_name, event)
+
+
+class Web(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status = 200
+        try:
+            answer: dict[str, Any] = run(self.headers["Kappa-Request-Id"], "web", event)
+        except RuntimeError as error:
+            status, answer = 500, {"error": str(error)}
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer(("", 8080), Web).serve_forever()
