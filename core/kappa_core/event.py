@@ -42,6 +42,10 @@ class Condition(StrEnum):
     SUCCESS = "Success"
     RETRIES_EXHAUSTED = "RetriesExhausted"
     EVENT_AGE_EXCEEDED = "EventAgeExceeded"
+    ZERO_RESERVED_CONCURRENCY = "ZeroReservedConcurrency"
+    """Lambda's name for a function that is switched off; here its `maxReplicas` is 0."""
+    RECURSIVE_INVOCATION = "RecursiveInvocation"
+    """A chain of destinations that was cut, see `kappa_core.destinations.MAX_HOPS`."""
 
 
 class Kind(StrEnum):
@@ -173,11 +177,19 @@ class GiveUp:
 
 
 def after_trouble(
-    trouble: Trouble, *, now: float, received_at: float, attempts: int, postponements: int, policy: Policy
+    trouble: Trouble,
+    *,
+    now: float,
+    received_at: float,
+    attempts: int,
+    postponements: int,
+    policy: Policy,
+    retry_after: float = 0.0,
 ) -> Retry | GiveUp:
     """What to do with an event whose try did not succeed. `attempts` and `postponements` are those before this try.
 
-    Looks ahead: an event whose next try would come after `max_age` is given up now.
+    Looks ahead: an event whose next try would come after `max_age` is given up now. `retry_after` (seconds) is what a
+    web server asked for: a postponement lasts so long at least, within `longest_backoff`.
     """
     if trouble is Trouble.FUNCTION_ERROR:
         attempts += 1
@@ -186,9 +198,10 @@ def after_trouble(
         delay = policy.retry_delays[min(attempts, len(policy.retry_delays)) - 1] if policy.retry_delays else 0.0
         postponements = 0
     elif trouble is Trouble.REFUSED:
-        return GiveUp(Condition.RETRIES_EXHAUSTED, Status.FAILED, attempts)
+        return GiveUp(Condition.ZERO_RESERVED_CONCURRENCY, Status.FAILED, attempts)
     else:
         delay = backoff(postponements, policy.first_backoff, policy.longest_backoff)
+        delay = max(delay, min(retry_after, policy.longest_backoff))
         postponements += 1
     if now + delay > received_at + policy.max_age:
         return GiveUp(Condition.EVENT_AGE_EXCEEDED, Status.EXPIRED, attempts)
