@@ -13,6 +13,8 @@
 | `BadAnswer` | ServiceException | 502 | no | a function URL's answer, or a pod's, that cannot be read |
 | `GatewayTimeout` | ServiceException | 504 | no | the pod did not answer by the deadline |
 | `Unavailable` | ServiceUnavailableException | 503 | yes | this gateway is stopping or not yet synced |
+| `QueueUnavailable` | ServiceUnavailableException | 503 | yes | the queue of asynchronous invocations cannot be reached |
+| `QueueFull` | TooManyRequestsException | 429 | yes, after `retry_after` | that queue has reached its limit |
 
 Each carries a message for a person: what, where, and how to mend it. The names and statuses are those of the Lambda
 Invoke API where it has one. What a function itself does wrong is no error here: it is an answer with `FunctionError`.
@@ -118,3 +120,14 @@ class Unavailable(KappaError):
     status = 503
     error_type = "ServiceUnavailableException"
     retry_after = 1.0
+
+
+class QueueUnavailable(Unavailable):
+    """The queue cannot be reached, or does not answer; the message says which and how to mend it."""
+
+
+class QueueFull(Throttled):
+    """The queue has reached its limit of bytes or events."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=10.0, reason="QueueFull")

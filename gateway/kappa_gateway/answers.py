@@ -20,6 +20,9 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 """ASGI's three; its messages are plain dicts, whose shape its specification gives."""
 
+REQUEST_ID: Final = "kappa.request_id"
+"""In the ASGI scope, where a request's idempotency key gives it another id than the one it came with."""
+
 Headers = list[tuple[bytes, bytes]]
 JSON: Final = (b"content-type", b"application/json")
 _random = SystemRandom()
@@ -82,6 +85,7 @@ async def answer_error(
     scope: Scope, send: Send, error: Exception, request_id: str, function: FunctionState | None
 ) -> None:
     """Whatever ended a request: tell the caller, where there is one, and the log."""
+    request_id = scope.get(REQUEST_ID, request_id)
     match error:
         case ClientGone():
             return

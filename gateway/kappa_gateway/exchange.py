@@ -5,6 +5,7 @@ Kept free of ASGI: the Lambda API, function URLs and the proxy use it alike.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
@@ -120,10 +121,14 @@ class Exchange(Ticket):
                 gateway.upstream.drop(connection.pool.pod)
             has_slot = gateway.dispatcher.refused(self, draining=draining)
 
-    def end(self, outcome: Outcome) -> None:
-        """Give everything back and count. Idempotent."""
+    def end(self, outcome: Outcome, *, keep_connection: bool = False) -> Connection | None:
+        """Give everything back and count. Idempotent.
+
+        With `keep_connection` the slot alone is given back: the connection that is returned carries no further request
+        until the caller calls its `finish`.
+        """
         if not self.arrived:
-            return
+            return None
         if self.client_gone:
             outcome = Outcome.CANCELLED
         gateway = self.gateway
@@ -135,9 +140,14 @@ class Exchange(Ticket):
             counted.throttles += 1
         pod = self.pod
         connection, self.connection = self.connection, None
+        kept = None
         if connection is not None:
-            connection.finish()
             counted.duration.observe(duration)
+            if keep_connection and connection.complete:
+                kept = connection
+                kept.deadline = math.inf
+            else:
+                connection.finish()
         gateway.dispatcher.release(self, now - self.sent if self.answered else None)
         if self.answered:
             waited, own = self.granted - self.since, duration - (now - self.sent)
@@ -155,6 +165,10 @@ class Exchange(Ticket):
                     "duration_ms": round(duration * 1000, 3),
                 },
             )
+
+    def forget(self) -> None:
+        """It was no invocation yet, but an event that was taken for later: `end` counts nothing."""
+        self.arrived = 0.0
 
     def abort(self) -> None:
         """The caller went away: the slot is free at once, and the pod sees the connection break."""

@@ -1,23 +1,23 @@
 """`ANY /fn/{namespace}/{name}/{path}`: functions as web pages. Lambda functions get Lambda's event, web servers the request."""
 
 import json
-import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from kappa_core import function_url
 from kappa_core.errors import BadAnswer, FunctionNotFound, Unavailable
-from kappa_core.function_url import HttpRequest
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_core.names import function_key
 from kappa_gateway import forwarding
 from kappa_gateway.answers import JSON, Headers, Receive, Scope, Send, answer_error, new_request_id
 from kappa_gateway.bodies import Body
 from kappa_gateway.connection import Connection
+from kappa_gateway.events.intake import Intake, is_event
 from kappa_gateway.exchange import Exchange, outcome_of
 from kappa_gateway.http_server import CLIENT
 from kappa_gateway.proxy import proxy
 from kappa_gateway.state import FunctionState
+from kappa_gateway.url_event import url_event
 
 if TYPE_CHECKING:
     from kappa_gateway.gateway import Gateway
@@ -45,6 +45,7 @@ class FunctionUrls:
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
+        self._intake = Intake(gateway)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
@@ -71,7 +72,9 @@ class FunctionUrls:
         client.on_disconnect = exchange.abort
         outcome = Outcome.ERROR
         try:
-            if function.protocol == "http":
+            if is_event(scope["headers"]):
+                await self._intake.from_url(exchange, scope, receive, send, target)
+            elif function.protocol == "http":
                 await proxy(gateway, exchange, scope, receive, send, target.path, target.prefix)
             else:
                 await self._invoke(exchange, scope, receive, send, target)
@@ -96,20 +99,7 @@ class FunctionUrls:
         try:
             gateway.dispatcher.admit(exchange.function)
             data = await body.read(is_here=scope[CLIENT].body_is_here)
-            request = HttpRequest(
-                method=scope["method"],
-                path=target.path.decode("latin-1"),
-                query=scope["query_string"].decode("latin-1"),
-                headers=headers,
-                body=data,
-                protocol=f"HTTP/{scope['http_version']}",
-                source_ip=forwarding.source_ip(scope, gateway.settings.trusted_proxies),
-                domain=gateway.settings.domain or forwarding.header(headers, b"host").decode("latin-1"),
-                request_id=exchange.request_id,
-                function=exchange.function.name,
-                time=time.time(),
-            )
-            event = json.dumps(function_url.to_event(request), separators=(",", ":")).encode()
+            event = url_event(gateway.settings, scope, target, data, exchange.request_id)
             trace = forwarding.header(headers, b"x-amzn-trace-id")
             more = b"X-Amzn-Trace-Id: %b\r\n" % trace if trace else b""
             connection = await exchange.request(

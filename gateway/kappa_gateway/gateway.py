@@ -9,6 +9,7 @@ from kappa_gateway.bodies import BodyMemory
 from kappa_gateway.demand import DemandFeed
 from kappa_gateway.dialer import Dialer
 from kappa_gateway.dispatcher import Dispatcher
+from kappa_gateway.events.intake import Accepts
 from kappa_gateway.metrics import FunctionMetrics, Metrics
 from kappa_gateway.registry import Registry
 from kappa_gateway.settings import Settings
@@ -48,6 +49,8 @@ class Gateway:
         self.demand = DemandFeed(settings.name, lambda: self.registry)
         self.dispatcher.on_waiting = self.demand.waits
         self.bodies = BodyMemory(settings.body_memory_bytes)
+        self.events: Accepts | None = None
+        """Asynchronous invocations; None where no queue is configured."""
         self.sweeps: list[Callable[[float], None]] = []
         """Called every `SWEEP_INTERVAL` with the loop's time."""
 

@@ -16,6 +16,7 @@ from kappa_core.metrics import InvocationType, Outcome
 from kappa_gateway import json_check
 from kappa_gateway.answers import JSON, Headers, Receive, Scope, Send, answer_error, new_request_id, pass_body_on
 from kappa_gateway.bodies import Body
+from kappa_gateway.events.intake import EVENT, Intake
 from kappa_gateway.exchange import Exchange, outcome_of
 from kappa_gateway.http_server import CLIENT
 from kappa_gateway.state import FunctionState
@@ -50,6 +51,7 @@ class LambdaApi:
 
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
+        self._intake = Intake(gateway)
         self._cache: dict[bytes, FunctionState] = {}
         self._cache_version = -1
 
@@ -126,6 +128,9 @@ class LambdaApi:
                 raise InvalidRequest(
                     f"{function.key} is a web server (code.image.protocol: http): call it at /fn/{function.key}/"
                 )
+            if invocation_type == EVENT:
+                await self._intake.from_lambda_api(exchange, scope, receive, send)
+                return
             gateway.dispatcher.admit(function)
             payload = await body.read(is_here=client.body_is_here)
             if payload:
@@ -146,10 +151,6 @@ class LambdaApi:
                     headers = [(b"x-amzn-requestid", request_id.encode())]
                     await send({"type": "http.response.start", "status": 204, "headers": headers})
                     await send({"type": "http.response.body"})
-                case b"Event":
-                    raise InvalidRequest(
-                        "X-Amz-Invocation-Type: Event (asynchronous invocation) is not available yet: use RequestResponse"
-                    )
                 case other:
                     raise InvalidRequest(
                         f"X-Amz-Invocation-Type: {other.decode('latin-1')!r} is none of RequestResponse, Event and DryRun"

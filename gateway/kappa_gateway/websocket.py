@@ -12,6 +12,7 @@ from kappa_core.errors import InvalidRequest, KappaError
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_gateway import forwarding
 from kappa_gateway.answers import log_error, new_request_id, send_error
+from kappa_gateway.events.intake import is_event
 from kappa_gateway.exchange import ClientGone, Exchange, outcome_of
 from kappa_gateway.function_urls import PREFIX, Target, find
 from kappa_gateway.proxy import request_head
@@ -134,6 +135,10 @@ class Relay(asyncio.Protocol):
             if function.protocol != "http":
                 raise InvalidRequest(
                     f"{function.key} is no web server: a WebSocket needs a Function with code.image.protocol: http"
+                )
+            if is_event(scope["headers"]):
+                raise InvalidRequest(
+                    "a WebSocket cannot be an asynchronous invocation: leave out Kappa-Invocation-Type"
                 )
             exchange = self._exchange = Exchange(self.gateway, function, InvocationType.FUNCTION_URL, request_id)
             await self._connect(exchange, _handshake(scope, target, trust=self.gateway.settings.trusted_proxies > 0))

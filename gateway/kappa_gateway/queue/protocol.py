@@ -14,19 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from kappa_core.errors import KappaError, Throttled, Unavailable
+from kappa_core.errors import KappaError
+from kappa_core.errors import QueueFull as QueueFull
+from kappa_core.errors import QueueUnavailable as QueueUnavailable
 from kappa_core.event import DeadEvent, Event, Lane, Record
-
-
-class QueueUnavailable(Unavailable):
-    """The queue cannot be reached, or does not answer; the message says which and how to mend it."""
-
-
-class QueueFull(Throttled):
-    """The queue has reached its limit of bytes or events."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, retry_after=10.0, reason="QueueFull")
 
 
 class QueueMisconfigured(KappaError):

@@ -71,7 +71,7 @@ async def test_what_the_caller_does_wrong_is_said(gateway):
     assert (answer.status, answer.header("x-amzn-errortype")) == (400, "InvalidRequestContentException")
     answer = await gateway.invoke(x_amz_invocation_type="Event")
     assert answer.status == 400
-    assert "not available yet" in answer.json()["Message"]
+    assert "KAPPA_GATEWAY_QUEUE_URL" in answer.json()["Message"], "no queue: say how to get one"
     answer = await gateway.invoke(x_amz_invocation_type="Nonsense")
     assert (answer.status, answer.header("x-amzn-errortype")) == (400, "InvalidParameterValueException")
     answer = await gateway.invoke(x_amz_client_context="{}")

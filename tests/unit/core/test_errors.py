@@ -47,6 +47,8 @@ def test_the_tree() -> None:
         "BadAnswer": "KappaError",
         "GatewayTimeout": "KappaError",
         "Unavailable": "KappaError",
+        "QueueUnavailable": "Unavailable",
+        "QueueFull": "Throttled",
     }
 
 
