@@ -6,10 +6,11 @@ BUILDER ?= docker
 TAG ?= dev
 PORT ?= 8080
 REGISTRY ?= kappa
+NATS_IMAGE ?= kappa-test/nats:dev
 CODE := core operator gateway runtime tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check test-cluster images deploy bench generate format clean
+.PHONY: help run test check test-cluster images nats-image deploy bench generate format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -62,6 +63,10 @@ images:  ## build the images operator, gateway and runtime-python (BUILDER=docke
 	  $(BUILDER) build -t $(REGISTRY)/$$image:$(TAG) -f Dockerfile --target $$image \
 	    --build-arg VERSION=$(TAG) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" . || exit 1; \
 	done
+
+nats-image:  ## build a stand-in for the official NATS image, for a test cluster that reaches no registry
+	@echo "building $(NATS_IMAGE)"
+	@$(BUILDER) build -t $(NATS_IMAGE) -f tests/cluster/nats/Dockerfile tests/cluster/nats
 
 # Each deploy rolls the pods, for a tag such as dev names another image after every build. A CRD that was applied by hand
 # is taken over (with Helm 4 that also needs --force-conflicts, which Helm 3 does not know).

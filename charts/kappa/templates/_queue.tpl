@@ -132,18 +132,31 @@
 {{- fail (printf "gateway.config.eventMaxBytes=%v: the chart's NATS takes messages up to 8 MiB, headers and the records of failed events included; set at most 6291456, or use a NATS of your own by queue.url" (int64 .Values.gateway.config.eventMaxBytes)) -}}
 {{- end -}}
 {{- if $nats.enabled -}}
-{{- with lookup "apps/v1" "StatefulSet" .Release.Namespace (include "kappa.natsName" .) -}}
-{{- $found := .spec.replicas -}}
-{{- if and $found (ne (int $found) (int $nats.replicas)) -}}
-{{- fail (printf "queue.nats.replicas=%v: the installed queue has %v, and a NATS does not take its events along from one server to several or back. See docs/operating-nats.md, From one server to three" $nats.replicas $found) -}}
+{{- include "kappa.checkVolumes" . -}}
 {{- end -}}
+{{- end -}}
+
+{{/* What an earlier installation left, or the present one has: its volumes hold events. */}}
+{{- define "kappa.checkVolumes" -}}
+{{- $nats := .Values.queue.nats -}}
+{{- $name := include "kappa.natsName" . -}}
+{{- $help := "See docs/operating-nats.md, A larger volume" -}}
+{{- with lookup "apps/v1" "StatefulSet" .Release.Namespace $name -}}
 {{- $claim := (first .spec.volumeClaimTemplates).spec -}}
 {{- if ne $claim.resources.requests.storage $nats.storage.size -}}
-{{- fail (printf "queue.nats.storage.size=%s: the installed queue has %s, and Kubernetes does not change the claims of a StatefulSet. See docs/operating-nats.md, A larger volume" $nats.storage.size $claim.resources.requests.storage) -}}
+{{- fail (printf "queue.nats.storage.size=%s: the installed queue has %s, and Kubernetes does not change the claims of a StatefulSet. %s" $nats.storage.size $claim.resources.requests.storage $help) -}}
 {{- end -}}
-{{- if and $nats.storage.storageClassName (ne ($claim.storageClassName | default "") $nats.storage.storageClassName) -}}
-{{- fail (printf "queue.nats.storage.storageClassName=%s: the installed queue has %q, and Kubernetes does not change the claims of a StatefulSet. See docs/operating-nats.md, A larger volume" $nats.storage.storageClassName ($claim.storageClassName | default "")) -}}
+{{- if ne ($claim.storageClassName | default "") $nats.storage.storageClassName -}}
+{{- fail (printf "queue.nats.storage.storageClassName=%s: the installed queue has %q, and Kubernetes does not change the claims of a StatefulSet. %s" $nats.storage.storageClassName ($claim.storageClassName | default "") $help) -}}
 {{- end -}}
+{{- end -}}
+{{- with lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "data-%s-0" $name) -}}
+{{- $servers := get (.metadata.labels | default dict) "kappa.run/servers" -}}
+{{- if and $servers (ne $servers (toString $nats.replicas)) -}}
+{{- fail (printf "queue.nats.replicas=%v: the volume data-%s-0 holds the events of %s, and NATS does not take them along from one server to several or back. See docs/operating-nats.md, From one server to three" $nats.replicas $name (ternary "one server" (printf "%s servers" $servers) (eq $servers "1"))) -}}
+{{- end -}}
+{{- if ne .spec.resources.requests.storage $nats.storage.size -}}
+{{- fail (printf "queue.nats.storage.size=%s: the volume claim data-%s-0 asks for %s: change the claim first, or delete it with the events in it. %s" $nats.storage.size $name .spec.resources.requests.storage $help) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
