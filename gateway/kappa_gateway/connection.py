@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         "complete",
         "deadline",
         "error",
+        "farewell",
         "headers",
         "idle_since",
         "keep_alive",
@@ -64,6 +65,8 @@ class Connection(asyncio.Protocol):
         self.received = False
         """Whether a byte of the answer came."""
         self.error: KappaError | None = None
+        self.farewell = b""
+        """A last request, sent if the connection is closed in good order before another one: see `events.kept.hold`."""
         self._head_done = True
         self._head_bytes = 0
         self._interim = False
@@ -80,6 +83,7 @@ class Connection(asyncio.Protocol):
         """A request follows; `deadline` by `time.monotonic` is when its whole answer must be here."""
         self.active = True
         self.deadline = deadline
+        self.farewell = b""
         self.status = 0
         self.headers = []
         self.body = []
@@ -142,11 +146,14 @@ class Connection(asyncio.Protocol):
         """Give up at once: whoever waits gets `error`, the pod sees the connection break."""
         if self.error is None:
             self.error = error
+        self.farewell = b""
         if self.transport is not None and not self._closed:
             self.transport.abort()
         self._wake()
 
     def close(self) -> None:
+        if self.farewell and not self.active and not self._closed:
+            self.transport.write(self.farewell)
         self._closed = True
         if self.transport is not None:
             self.transport.close()

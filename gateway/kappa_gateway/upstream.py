@@ -19,6 +19,8 @@ from kappa_gateway.state import PodState
 
 FRESH: Final = 0.5
 """Seconds of idleness for which a connection is taken to be open still, whatever server is at the other end."""
+_QUESTIONS: Final = 256
+"""How many questions for kept answers are asked at a time, of all pods together."""
 
 
 class Pool:
@@ -85,6 +87,8 @@ class Upstream:
         self.idle_timeout = idle_timeout
         self.active: set[Connection] = set()
         self.pools: set[Pool] = set()
+        self.questions = asyncio.Semaphore(_QUESTIONS)
+        """For those that look for kept answers."""
         self.now = time.monotonic()
         """Monotonic time at the last sweep: exact enough for idleness."""
 
