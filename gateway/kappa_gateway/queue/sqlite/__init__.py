@@ -1,1 +1,5 @@
-"""The queue in a file, by SQLite: for one gateway, in local mode and in tests."""
+"""The queue in one SQLite file, for a gateway that runs alone: local mode, and tests.
+
+`queue` is the adapter, `worker` its threads (group commit), `database` the file (lock, schema, errors), `lane_events` and
+`outcomes` the statements.
+"""
