@@ -90,7 +90,7 @@ class Submission:
     request_ids: list[str] = field(default_factory=list)
     """Of each 202."""
     refusals: list[str] = field(default_factory=list)
-    """Of each other try, what came instead."""
+    """Of each other try, what came instead: the status and what was said, or what broke."""
     accepted_at: float | None = None
     """When the first 202 came."""
 
@@ -193,6 +193,9 @@ def judge(ledger: Ledger, rules: Rules) -> Verdict:
         name = f"event {submission.planned.key} of {submission.planned.function}"
         distinct = sorted(set(submission.request_ids))
         ids.update(distinct)
+        wrong = [said for said in submission.refusals if said.startswith("4") and not said.startswith("429")]
+        if wrong:
+            verdict.problems.append(f"{name} was refused for good: {wrong[:3]}")
         if not distinct:
             verdict.problems.append(f"{name} was never accepted: {submission.refusals[-3:]}")
         if len(distinct) > 1:

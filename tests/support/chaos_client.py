@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import aiohttp
-from chaos import Ledger, Outcome, PlannedEvent, Submission
+from chaos import Ledger, Outcome, PlannedEvent, Run, Submission
 
 FINAL = {"succeeded", "failed", "expired"}
 PATIENCE = 90.0
@@ -107,3 +107,11 @@ class ChaosClient:
                     return await answer.json() if answer.status == 200 else None
             except (aiohttp.ClientError, TimeoutError, OSError):
                 return None
+
+
+def runs(told: str | bytes) -> list[Run]:
+    """From what the collector tells."""
+    return [
+        Run(one["run"], one["id"], one["function"], one["pod"], one["start"], one["end"], one["ok"])
+        for one in json.loads(told)
+    ]

@@ -94,6 +94,16 @@ def test_a_submission_that_was_never_accepted_is_a_problem() -> None:
     assert "never accepted" in problem
 
 
+@pytest.mark.parametrize(
+    ("said", "fine"), [("503 away", True), ("429 full", True), ("TimeoutError()", True), ("404", False)]
+)
+def test_a_client_is_told_to_try_again_or_it_is_a_problem(said: str, fine: bool) -> None:
+    submission = event("id")
+    submission.refusals.append(said)
+    outcome = Outcome("succeeded", 1, False)
+    assert (judge(Ledger([submission], [FIRST], [], {"id": outcome}), RULES).problems == []) == fine
+
+
 def test_one_key_is_one_event() -> None:
     outcomes = {name: Outcome("succeeded", 1, False) for name in ("id", "other")}
     runs = [FIRST, replace(FIRST, id="r2", request_id="other")]
