@@ -1,27 +1,34 @@
-"""Destinations without I/O: Lambda's record of how an event ended, and the events that carry it where it is to go.
-
-The record is Lambda's: https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
+"""Destinations without I/O: the events that carry the record of how an event ended to where it is to go.
 
 | it goes to | as |
 | --- | --- |
-| a Function | an invocation in that Function's lane, the record its event |
+| a Function | an invocation in that Function's lane, the record its event; for a web server a POST of a CloudEvent to `/` |
 | a NATS subject, a web address | a delivery in the lane `DELIVERY` of the Function whose event ended |
 
 Ids are derived, so that a gateway that does all of this a second time, because another one died over it, adds nothing.
 """
 
-import base64
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, NoReturn
+from typing import Final
 
 from kappa_core import wire
-from kappa_core.event import Condition, DeadEvent, Event, Kind, Lane, derived_id
+from kappa_core.event import (
+    HTTP_HEADERS,
+    HTTP_METHOD,
+    HTTP_TARGET,
+    Condition,
+    DeadEvent,
+    Event,
+    Kind,
+    Lane,
+    derived_id,
+)
 from kappa_core.function import Destination, Function
-from kappa_core.function_name import LATEST
+from kappa_core.invocation_record import Ending as Ending
+from kappa_core.invocation_record import record, timestamp
 
 MAX_HOPS: Final = 16
 """So many Functions in a row may be invoked as each other's destination: Lambda cuts such loops at about this number too."""
@@ -38,6 +45,10 @@ CONDITION: Final = "condition"
 REQUEST_ID: Final = "request-id"
 TIMESTAMP: Final = "timestamp"
 
+TYPE_SUCCEEDED: Final = "run.kappa.event.succeeded"
+TYPE_FAILED: Final = "run.kappa.event.failed"
+"""The types of the CloudEvents."""
+
 
 class DestinationKind(StrEnum):
     """The label `destination`."""
@@ -45,23 +56,6 @@ class DestinationKind(StrEnum):
     FUNCTION = "function"
     NATS = "nats"
     HTTP = "http"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How an event ended, for its record."""
-
-    condition: Condition
-    attempts: int
-    """How often the function ran."""
-    ended_at: float
-    """Seconds since the epoch."""
-    response: bytes | None = None
-    """What the function answered last, its error JSON if that is what it was; None: it never answered."""
-    function_error: str | None = None
-    """With an error as the answer: `Unhandled` or `Handled`."""
-    status_code: int = 200
-    """200 whenever a function answered, with an error too; a web server's own status for `protocol: http`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +113,58 @@ def _wanted(function: Function, condition: Condition) -> Iterable[tuple[str, Des
 def _follow_up(event: Event, ending: Ending, payload: bytes, purpose: str, destination: Destination) -> Event:
     # An event that is redriven keeps its id and gets another time: what follows from its second end is no repetition.
     follower_id = derived_id(event.id, f"{purpose} {round(event.received_at * 1000)}")
-    if destination.function is not None:
-        attributes = {HOPS: str(hops(event) + 1), PURPOSE: purpose}
-        attributes |= {name: value for name, value in event.attributes.items() if name.lower() == wire.TRACE_ID.lower()}
-        lane = Lane(Kind.INVOCATION, event.lane.namespace, destination.function.name)
-    else:
-        attributes = {
-            DESTINATION: json.dumps(destination.model_dump(mode="json", by_alias=True, exclude_none=True)),
-            PURPOSE: purpose,
-            CONDITION: ending.condition.value,
-            REQUEST_ID: event.id,
-            TIMESTAMP: timestamp(ending.ended_at),
-        }
-        lane = Lane(Kind.DELIVERY, event.lane.namespace, event.lane.function)
-    return Event(follower_id, lane, payload, ending.ended_at, attributes, keyed=True)
+    attributes = {
+        PURPOSE: purpose,
+        CONDITION: ending.condition.value,
+        REQUEST_ID: event.id,
+        TIMESTAMP: timestamp(ending.ended_at),
+    }
+    lane = Lane(Kind.DELIVERY, event.lane.namespace, event.lane.function)
+    follower = Event(follower_id, lane, payload, ending.ended_at, attributes, keyed=True)
+    if destination.function is None:
+        attributes[DESTINATION] = _as_json(destination)
+        return follower
+    headers = [[name, value] for name, value in cloud_event_headers(follower).items()]
+    asked = {HOPS: str(hops(event) + 1), PURPOSE: purpose, HTTP_METHOD: "POST", HTTP_TARGET: "/"}
+    asked[HTTP_HEADERS] = json.dumps(headers, separators=(",", ":"))
+    asked |= {name: value for name, value in event.attributes.items() if name.lower() == wire.TRACE_ID.lower()}
+    return replace(follower, lane=Lane(Kind.INVOCATION, lane.namespace, destination.function.name), attributes=asked)
+
+
+def cloud_event_headers(delivery: Event) -> dict[str, str]:
+    """The HTTP (or NATS) headers of the record as a CloudEvent 1.0 in binary mode: the payload is its data.
+
+    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md; every value is ASCII
+    without blanks, so nothing needs escaping.
+    """
+    given = delivery.attributes
+    succeeded = given.get(CONDITION) == Condition.SUCCESS
+    return {
+        "content-type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-id": delivery.id,
+        "ce-source": f"/v1/namespaces/{delivery.lane.namespace}/functions/{delivery.lane.function}",
+        "ce-type": TYPE_SUCCEEDED if succeeded else TYPE_FAILED,
+        "ce-subject": given.get(REQUEST_ID, ""),
+        "ce-time": given.get(TIMESTAMP, ""),
+    }
+
+
+def readdressed(delivery: Event, function: Function) -> Event:
+    """A delivery that was given up, to where its Function says *now*: whoever redrives it has mended the address.
+
+    As it was where the Function asks for no such delivery any more, or names a Function instead.
+    """
+    spec = function.spec.async_
+    now = {"onSuccess": spec.on_success, "onFailure": spec.on_failure, "deadLetter": spec.dead_letter}
+    destination = now.get(delivery.attributes.get(PURPOSE, ""))
+    if delivery.lane.kind is not Kind.DELIVERY or destination is None or destination.function is not None:
+        return delivery
+    return replace(delivery, attributes=delivery.attributes | {DESTINATION: _as_json(destination)})
+
+
+def _as_json(destination: Destination) -> str:
+    return json.dumps(destination.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 def _cut(follower: Event, now: float) -> DeadEvent:
@@ -161,103 +193,3 @@ def kind_of(event: Event) -> DestinationKind:
 def destination_of(delivery: Event) -> Destination:
     """Where a delivery goes. Raises `ValueError` (pydantic's) if that cannot be read."""
     return Destination.model_validate_json(delivery.attributes.get(DESTINATION, "null"), extra="ignore")
-
-
-# -- the record
-
-
-def record(
-    event: Event,
-    ending: Ending,
-    *,
-    arn: str,
-    max_bytes: int | None = None,
-    request_is_json: bool | None = None,
-    response_is_json: bool | None = None,
-) -> bytes:
-    """Lambda's record as UTF-8 JSON, one line.
-
-    `responseContext` and `responsePayload` are there only if the function answered. Payloads go in byte for byte where
-    they are JSON, so no number loses digits; where they are not, as a string, and an empty one as null. What Lambda's
-    record has no word for is under `kappa`, a field that is there only then:
-
-    - `kappa.base64`: names of payloads that are no text either, and so are base64 in the string;
-    - `kappa.omitted`: sizes in bytes of payloads that were left out, because with them the record would be over `max_bytes`.
-    """
-    parts = {
-        "version": '"1.0"',
-        "timestamp": json.dumps(timestamp(ending.ended_at)),
-        "requestContext": json.dumps(
-            {
-                "requestId": event.id,
-                "functionArn": f"{arn}:{LATEST}",
-                "condition": ending.condition.value,
-                "approximateInvokeCount": ending.attempts,
-            }
-        ),
-    }
-    encoded: list[str] = []
-    parts["requestPayload"] = _embedded("requestPayload", event.payload, request_is_json, encoded)
-    if ending.response is not None:
-        context: dict[str, int | str] = {"statusCode": ending.status_code, "executedVersion": LATEST}
-        if ending.function_error is not None:
-            context["functionError"] = ending.function_error
-        parts["responseContext"] = json.dumps(context)
-        parts["responsePayload"] = _embedded("responsePayload", ending.response, response_is_json, encoded)
-    return _fitting(parts, encoded, max_bytes)
-
-
-def _fitting(parts: dict[str, str], encoded: list[str], max_bytes: int | None) -> bytes:
-    """The record, without the larger payload, or without both, if it does not fit otherwise."""
-    text = _joined(parts, encoded, {})
-    payloads = sorted((name for name in parts if name.endswith("Payload")), key=lambda name: -len(parts[name]))
-    omitted: dict[str, int] = {}
-    for name in payloads:
-        if max_bytes is None or len(text) <= max_bytes:
-            break
-        omitted[name] = len(parts.pop(name).encode())
-        text = _joined(parts, [other for other in encoded if other not in omitted], omitted)
-    return text
-
-
-def _joined(parts: dict[str, str], encoded: list[str], omitted: dict[str, int]) -> bytes:
-    extras = {name: value for name, value in (("base64", encoded), ("omitted", omitted)) if value}
-    texts = parts | ({"kappa": json.dumps(extras)} if extras else {})
-    return ("{" + ", ".join(f'"{name}": {text}' for name, text in texts.items()) + "}").encode()
-
-
-def _embedded(name: str, payload: bytes, known: bool | None, encoded: list[str]) -> str:
-    """A payload as JSON text; adds its name to `encoded` if that is base64."""
-    if not payload.strip(b" \t\r\n"):
-        return "null"
-    try:
-        text = payload.decode()
-    except UnicodeDecodeError:
-        encoded.append(name)
-        return json.dumps(base64.b64encode(payload).decode())
-    return (
-        text.strip(" \t\r\n") if (is_json(text) if known is None else known) else json.dumps(text, ensure_ascii=False)
-    )
-
-
-def is_json(text: str) -> bool:
-    """Whether this is one JSON value, by RFC 8259: Python alone takes NaN and Infinity too."""
-    try:
-        _DECODER.decode(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-# Numbers stay text: nobody looks at them, and Python would refuse very long ones.
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, parse_int=str, parse_float=str)
-
-
-def timestamp(seconds: float) -> str:
-    """ISO 8601 in UTC with milliseconds, as in `2026-11-23T14:05:09.250Z`."""
-    moment = datetime.fromtimestamp(round(seconds * 1000) / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

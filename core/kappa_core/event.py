@@ -14,6 +14,12 @@ from enum import StrEnum
 from typing import Any, Final
 
 MAX_BACKOFF_EXPONENT: Final = 30
+# Attributes of an invocation of a web server (`protocol: http`): the request as the server is to see it.
+HTTP_METHOD: Final = "http.method"
+HTTP_TARGET: Final = "http.target"
+"""Path and query."""
+HTTP_HEADERS: Final = "http.headers"
+"""JSON, `[[name, value], …]`: all but `Content-Length`."""
 _ID_NAMESPACE: Final = uuid.UUID("6c7cf9a4-6fd5-5a53-9a3c-2f6d4a2c1b0e")
 
 

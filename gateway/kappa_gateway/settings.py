@@ -148,9 +148,13 @@ class Settings(BaseSettings):
     delivery_max_age: float = Field(
         default=6 * 3600.0, ge=1.0, description="Seconds for which a delivery to a destination is tried again."
     )
+    delivery_addresses: Literal["any", "cluster", "public"] = Field(
+        default="cluster",
+        description="What HTTP destinations may resolve to: public addresses only, the cluster's too, or any, the gateway's own loopback included. Link-local ones, where clouds have their metadata, never.",
+    )
     signing_key: SecretStr = Field(
         default=SecretStr(""),
-        description="From this each namespace's key is derived that signs what goes to HTTP destinations; empty: they are not signed.",
+        description="From this each namespace's key is derived that signs what goes to HTTP destinations; several with spaces while receivers change over, the newest first; empty: they are not signed.",
     )
 
     trusted_proxies: int = Field(

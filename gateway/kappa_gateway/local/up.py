@@ -76,6 +76,7 @@ async def _serve(options: Options, console: Console) -> None:
         port=options.port,
         internal_port=-1,
         name="local",
+        delivery_addresses="any",
         drain_delay=0,
         drain_timeout=DRAIN_TIMEOUT,
     )

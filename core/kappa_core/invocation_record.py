@@ -1,0 +1,127 @@
+"""Lambda's record of how an event ended, for destinations.
+
+https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
+"""
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, NoReturn
+
+from kappa_core.event import Condition, Event
+from kappa_core.function_name import LATEST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an event ended, for its record."""
+
+    condition: Condition
+    attempts: int
+    """How often the function ran."""
+    ended_at: float
+    """Seconds since the epoch."""
+    response: bytes | None = None
+    """What the function answered last, its error JSON if that is what it was; None: it never answered."""
+    function_error: str | None = None
+    """With an error as the answer: `Unhandled` or `Handled`."""
+    status_code: int = 200
+    """200 whenever a function answered, with an error too; a web server's own status for `protocol: http`."""
+
+
+def record(
+    event: Event,
+    ending: Ending,
+    *,
+    arn: str,
+    max_bytes: int | None = None,
+    request_is_json: bool | None = None,
+    response_is_json: bool | None = None,
+) -> bytes:
+    """Lambda's record as UTF-8 JSON, one line.
+
+    `responseContext` and `responsePayload` are there only if the function answered. Payloads go in byte for byte where
+    they are JSON, so no number loses digits; where they are not, as a string, and an empty one as null. What Lambda's
+    record has no word for is under `kappa`, a field that is there only then:
+
+    - `kappa.base64`: names of payloads that are no text either, and so are base64 in the string;
+    - `kappa.omitted`: sizes in bytes of payloads that were left out, because with them the record would be over `max_bytes`.
+    """
+    parts = {
+        "version": '"1.0"',
+        "timestamp": json.dumps(timestamp(ending.ended_at)),
+        "requestContext": json.dumps(
+            {
+                "requestId": event.id,
+                "functionArn": f"{arn}:{LATEST}",
+                "condition": ending.condition.value,
+                "approximateInvokeCount": ending.attempts,
+            }
+        ),
+    }
+    encoded: list[str] = []
+    parts["requestPayload"] = _embedded("requestPayload", event.payload, request_is_json, encoded)
+    if ending.response is not None:
+        context: dict[str, int | str] = {"statusCode": ending.status_code, "executedVersion": LATEST}
+        if ending.function_error is not None:
+            context["functionError"] = ending.function_error
+        parts["responseContext"] = json.dumps(context)
+        parts["responsePayload"] = _embedded("responsePayload", ending.response, response_is_json, encoded)
+    return _fitting(parts, encoded, max_bytes)
+
+
+def _fitting(parts: dict[str, str], encoded: list[str], max_bytes: int | None) -> bytes:
+    """The record, without the larger payload, or without both, if it does not fit otherwise."""
+    text = _joined(parts, encoded, {})
+    payloads = sorted((name for name in parts if name.endswith("Payload")), key=lambda name: -len(parts[name]))
+    omitted: dict[str, int] = {}
+    for name in payloads:
+        if max_bytes is None or len(text) <= max_bytes:
+            break
+        omitted[name] = len(parts.pop(name).encode())
+        text = _joined(parts, [other for other in encoded if other not in omitted], omitted)
+    return text
+
+
+def _joined(parts: dict[str, str], encoded: list[str], omitted: dict[str, int]) -> bytes:
+    extras = {name: value for name, value in (("base64", encoded), ("omitted", omitted)) if value}
+    texts = parts | ({"kappa": json.dumps(extras)} if extras else {})
+    return ("{" + ", ".join(f'"{name}": {text}' for name, text in texts.items()) + "}").encode()
+
+
+def _embedded(name: str, payload: bytes, known: bool | None, encoded: list[str]) -> str:
+    """A payload as JSON text; adds its name to `encoded` if that is base64."""
+    if not payload.strip(b" \t\r\n"):
+        return "null"
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        encoded.append(name)
+        return json.dumps(base64.b64encode(payload).decode())
+    return (
+        text.strip(" \t\r\n") if (is_json(text) if known is None else known) else json.dumps(text, ensure_ascii=False)
+    )
+
+
+def is_json(text: str) -> bool:
+    """Whether this is one JSON value, by RFC 8259: Python alone takes NaN and Infinity too."""
+    try:
+        _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+# Numbers stay text: nobody looks at them, and Python would refuse very long ones.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, parse_int=str, parse_float=str)
+
+
+def timestamp(seconds: float) -> str:
+    """ISO 8601 in UTC with milliseconds, as in `2026-11-23T14:05:09.250Z`."""
+    moment = datetime.fromtimestamp(round(seconds * 1000) / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

@@ -1,0 +1,1 @@
+"""Deliveries of records to what is no Function: web addresses (`http`) and NATS subjects (`nats`), by the `Deliverer`."""
