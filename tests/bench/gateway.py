@@ -39,6 +39,8 @@ MAX_RSS_MIB = 96
 class Caller(asyncio.Protocol):
     """One connection that sends the same request again as soon as its answer is complete."""
 
+    ACCEPTED = b"http/1.1 200"
+
     def __init__(self, request: bytes, until: float, latencies: list[float]) -> None:
         self.request, self.until, self.latencies = request, until, latencies
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -62,7 +64,7 @@ class Caller(asyncio.Protocol):
         at = head.index(b"content-length: ") + 16
         if len(self.buffer) < end + 4 + int(head[at:].partition(b"\r")[0]):
             return
-        if not head.startswith(b"http/1.1 200"):
+        if not head.startswith(self.ACCEPTED):
             self.done.set_exception(RuntimeError(self.buffer.decode("latin-1")))
             self.transport.close()
             return

@@ -1,6 +1,6 @@
 """Run the benchmarks one after the other; each prints JSON and is kept in a folder.
 
-Without a cluster: agent, gateway, local. With one (KUBECONFIG, the chart installed): coldstart, functions.
+Without a cluster: agent, gateway, events (needs nats-server), local. With one (KUBECONFIG, the chart installed): coldstart, functions.
 
 usage: run.py [--only NAME …] [--out FOLDER]
 """
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WITHOUT_CLUSTER = {"agent": "agent.py", "gateway": "gateway.py", "local": "local_start.py"}
+WITHOUT_CLUSTER = {"agent": "agent.py", "gateway": "gateway.py", "events": "events.py", "local": "local_start.py"}
 WITH_CLUSTER = {"coldstart": "coldstart.py", "functions": "functions.py"}
 
 
