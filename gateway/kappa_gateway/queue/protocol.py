@@ -121,8 +121,10 @@ class Queue(Protocol):
 
     async def dead(self, namespace: str, function: str, event_id: str) -> DeadEvent | None: ...
 
-    async def dead_events(self, namespace: str, function: str, *, limit: int) -> list[DeadEvent]:
-        """Newest first."""
+    async def dead_events(
+        self, namespace: str, function: str, *, limit: int, until: float | None = None
+    ) -> list[DeadEvent]:
+        """Newest first; with `until` (seconds since the epoch) only those that died by then."""
 
     async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
         """False: there was none. After a redrive, or to forget it."""

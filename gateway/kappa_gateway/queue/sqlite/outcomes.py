@@ -1,6 +1,7 @@
 """What is done to records and dead events: functions of a connection that is in a transaction, as `worker` runs them."""
 
 import json
+import math
 import sqlite3
 from typing import Any, Final
 
@@ -61,12 +62,12 @@ def dead(
 
 
 def dead_events(
-    connection: sqlite3.Connection, namespace: str, function: str, limit: int, since: float
+    connection: sqlite3.Connection, namespace: str, function: str, limit: int, since: float, until: float | None
 ) -> list[DeadEvent]:
     rows = connection.execute(
-        f"SELECT {_DEAD} FROM dead WHERE namespace = ? AND function = ? AND saved_at > ? "
+        f"SELECT {_DEAD} FROM dead WHERE namespace = ? AND function = ? AND saved_at > ? AND died_at <= ? "
         "ORDER BY died_at DESC, number DESC LIMIT ?",
-        (namespace, function, since, limit),
+        (namespace, function, since, math.inf if until is None else until, limit),
     )
     return [_dead(row) for row in rows]
 

@@ -168,9 +168,13 @@ class SqliteQueue:
         since = time.time() - self._dead_letter_retention
         return await self._read(lambda connection: outcomes.dead(connection, namespace, function, event_id, since))
 
-    async def dead_events(self, namespace: str, function: str, *, limit: int) -> list[DeadEvent]:
+    async def dead_events(
+        self, namespace: str, function: str, *, limit: int, until: float | None = None
+    ) -> list[DeadEvent]:
         since = time.time() - self._dead_letter_retention
-        return await self._read(lambda connection: outcomes.dead_events(connection, namespace, function, limit, since))
+        return await self._read(
+            lambda connection: outcomes.dead_events(connection, namespace, function, limit, since, until)
+        )
 
     async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
         since = time.time() - self._dead_letter_retention
