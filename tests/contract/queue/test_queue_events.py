@@ -1,0 +1,283 @@
+"""Putting, taking, ending and looking at events."""
+
+import asyncio
+import time
+
+import pytest
+from queue_contract import (
+    LANE,
+    OTHER_LANE,
+    Queues,
+    an_event,
+    ids_of,
+    nothing_to_take,
+    put_many,
+    take_one,
+    take_some,
+)
+
+from kappa_core.event import Kind, Lane
+from kappa_gateway.queue.protocol import Queue, QueueFull
+
+
+async def test_an_event_comes_out_as_it_went_in(queue: Queue) -> None:
+    event = an_event(payload=b'{"\xc3\xa9": 1}\x00\xff', attributes={"Kappa-Trace-Id": "Root=1"}, keyed=True)
+    assert await queue.put(event)
+    lease = await take_one(queue)
+    assert lease.event == event
+    assert (lease.hand_outs, lease.fresh, lease.waiting) == (1, True, 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " padded ",
+        "ünïcödé 漢字 🎈",
+        "two\nlines\r\nand\ttabs",
+        "a: b",
+        "x" * 20_000,
+        '{"json": "\\"quoted\\""}',
+        "\x00",
+    ],
+)
+async def test_attributes_hold_any_text(queue: Queue, value: str) -> None:
+    event = an_event(attributes={"http.query": value, "other": "1"})
+    await queue.put(event)
+    assert (await take_one(queue)).event.attributes == event.attributes
+    assert await queue.find(LANE, event.id) == event
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024 * 1024])
+async def test_payloads_of_any_size(queue: Queue, size: int) -> None:
+    event = an_event(payload=bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+    assert len(event.payload) == size
+    await queue.put(event)
+    assert (await take_one(queue)).event.payload == event.payload
+
+
+async def test_events_come_in_the_order_they_were_put(queue: Queue) -> None:
+    ids = await put_many(queue, 30)
+    assert ids_of(await take_some(queue, 10)) == ids[:10]
+    assert ids_of(await take_some(queue, 20)) == ids[10:]
+
+
+async def test_take_gives_no_more_than_asked_for(queue: Queue) -> None:
+    await put_many(queue, 5)
+    assert len(await queue.take(LANE, 2, 1.0)) <= 2
+    assert await queue.take(LANE, 0, 0.0) == []
+
+
+async def test_the_last_lease_says_how_many_more_wait(queue: Queue) -> None:
+    await put_many(queue, 7)
+    assert (await take_some(queue, 3))[-1].waiting == 4
+
+
+async def test_take_waits_for_the_first_event_only(queue: Queue) -> None:
+    taking = asyncio.create_task(queue.take(LANE, 10, 30.0))
+    await asyncio.sleep(0)
+    event = an_event()
+    started = time.monotonic()
+    await queue.put(event)
+    assert ids_of(await asyncio.wait_for(taking, 10.0)) == [event.id]
+    assert time.monotonic() - started < 10.0
+
+
+async def test_take_of_an_empty_lane_ends_after_its_wait(queue: Queue) -> None:
+    started = time.monotonic()
+    assert await queue.take(LANE, 1, 0.3) == []
+    assert 0.25 < time.monotonic() - started < 5.0
+    assert await queue.take(Lane(Kind.INVOCATION, "nowhere", "nothing"), 1, 0.0) == []
+
+
+async def test_several_who_wait_get_an_event_each(queue: Queue) -> None:
+    takers = [asyncio.create_task(take_one(queue)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    ids = await put_many(queue, 5)
+    assert sorted(lease.event.id for lease in await asyncio.gather(*takers)) == ids
+
+
+async def test_done_is_for_good(queues: Queues) -> None:
+    queue = await queues.open(queue_lease=0.5)
+    await put_many(queue, 2)
+    first, second = await take_some(queue, 2)
+    await queue.done(first)
+    await queue.done(first)
+    again = await take_one(queue)
+    assert again.event.id == second.event.id
+    await queue.done(again)
+    assert sum(state.waiting + state.held for state in await queue.lanes()) == 0
+    assert await queue.find(LANE, first.event.id) is None
+
+
+# -- lanes
+
+
+async def test_lanes_do_not_wait_for_each_other(queue: Queue) -> None:
+    await put_many(queue, 300)
+    mail = an_event(lane=OTHER_LANE)
+    await queue.put(mail)
+    assert (await take_one(queue, OTHER_LANE)).event == mail
+    assert await nothing_to_take(queue, OTHER_LANE)
+
+
+@pytest.mark.parametrize(
+    "lane",
+    [
+        Lane(Kind.DELIVERY, LANE.namespace, LANE.function),
+        Lane(LANE.kind, "other", LANE.function),
+        Lane(LANE.kind, LANE.namespace, f"{LANE.function}-2"),
+    ],
+)
+async def test_lanes_of_like_names_are_apart(queue: Queue, lane: Lane) -> None:
+    one, other = an_event("same"), an_event("same", lane, b"other")
+    assert await queue.put(one)
+    assert await queue.put(other)
+    assert (await take_one(queue, lane)).event == other
+    assert (await take_one(queue)).event == one
+
+
+async def test_lanes_tell_what_is_in_them(queue: Queue) -> None:
+    assert [state for state in await queue.lanes() if state.waiting or state.held] == []
+    oldest = an_event("first", received_at=1_700_000_000.0)
+    await queue.put(oldest)
+    await put_many(queue, 4)
+    await queue.put(an_event(lane=OTHER_LANE))
+    held, *_ = await take_some(queue, 2)
+    states = {state.lane: state for state in await queue.lanes()}
+    assert (states[LANE].waiting, states[LANE].held) == (3, 2)
+    assert (states[OTHER_LANE].waiting, states[OTHER_LANE].held) == (1, 0)
+    await queue.retry(held, 60.0)
+    states = {state.lane: state for state in await queue.lanes()}
+    assert (states[LANE].waiting, states[LANE].held) == (3, 2), "what waits for its next try is held"
+
+
+# -- to look at
+
+
+async def test_find_sees_an_event_until_it_is_done(queue: Queue) -> None:
+    event = an_event(payload=b"payload", attributes={"a": "ö"})
+    assert await queue.find(LANE, event.id) is None
+    await queue.put(event)
+    assert await queue.find(LANE, event.id) == event
+    assert await queue.find(OTHER_LANE, event.id) is None
+    lease = await take_one(queue)
+    assert await queue.find(LANE, event.id) == event
+    await queue.retry(lease, 60.0)
+    assert await queue.find(LANE, event.id) == event
+
+
+async def test_events_lists_a_lane_in_pages(queue: Queue) -> None:
+    assert await queue.events(LANE, limit=10) == []
+    ids = await put_many(queue, 7)
+    await put_many(queue, 3, OTHER_LANE, "mail")
+    await take_some(queue, 1)
+    assert ids_of(await queue.events(LANE, limit=100)) == ids
+    assert ids_of(await queue.events(LANE, limit=3)) == ids[:3]
+    assert ids_of(await queue.events(LANE, limit=3, after=ids[2])) == ids[3:6]
+    assert ids_of(await queue.events(LANE, limit=3, after=ids[6])) == []
+    assert ids_of(await queue.events(LANE, limit=2, after="gone")) == ids[:2]
+
+
+# -- deduplication
+
+
+async def test_an_id_that_is_in_its_lane_is_not_added_again(queues: Queues) -> None:
+    queue = await queues.open(queue_deduplication_window=1.0)
+    event = an_event(keyed=True)
+    assert await queue.put(event)
+    assert not await queue.put(event)
+    lease = await take_one(queue)
+    await asyncio.sleep(1.2)  # the window itself
+    assert not await queue.put(event)
+    assert await nothing_to_take(queue)
+    await queue.retry(lease, 60.0)
+    assert not await queue.put(event)
+
+
+async def test_an_id_is_the_same_event_within_the_window_after_it_was_done(queues: Queues) -> None:
+    queue = await queues.open(queue_deduplication_window=1.5)
+    event = an_event(keyed=True)
+    came = time.monotonic()
+    assert await queue.put(event)
+    await queue.done(await take_one(queue))
+    assert not await queue.put(event)
+    assert await nothing_to_take(queue)
+    while not await queue.put(event):
+        assert time.monotonic() - came < 10.0, "the window does not end"
+        await asyncio.sleep(0.05)
+    assert time.monotonic() - came >= 1.4
+    assert (await take_one(queue)).event.id == event.id
+
+
+async def test_the_window_goes_on_over_a_restart(queues: Queues) -> None:
+    queue = await queues.open()
+    event = an_event(keyed=True)
+    await queue.put(event)
+    await queue.done(await take_one(queue))
+    queue = await queues.reopen(queue)
+    assert not await queue.put(event)
+
+
+# -- limits
+
+
+async def test_a_full_lane_refuses_and_takes_again_when_there_is_room(queues: Queues) -> None:
+    queue = await queues.open(queue_max_bytes=200_000)
+
+    async def fill() -> None:
+        for number in range(100):
+            await queue.put(an_event(str(number), payload=b"x" * 10_000))
+
+    with pytest.raises(QueueFull, match="queue_max_bytes") as caught:
+        await fill()
+    assert (caught.value.status, caught.value.body()["Reason"]) == (429, "QueueFull")
+    assert await queue.put(an_event(lane=OTHER_LANE)), "one function's queue is full, not another's"
+    await queue.done(await take_one(queue))
+    assert await queue.put(an_event(payload=b"x" * 5_000))
+
+
+# -- purge
+
+
+async def test_purge_drops_what_waits_and_what_is_in_hand(queues: Queues) -> None:
+    queue = await queues.open(queue_lease=0.5)
+    ids = await put_many(queue, 5)
+    await put_many(queue, 2, OTHER_LANE, "mail")
+    in_hand, retried, *_ = await take_some(queue, 2)
+    await queue.retry(retried, 0.0)
+    assert await queue.purge(LANE) == 5
+    await queue.extend([in_hand])
+    await queue.retry(in_hand, 0.0)
+    await queue.done(retried)
+    assert await queue.purge(LANE) == 0
+    assert await nothing_to_take(queue)
+    assert await queue.find(LANE, ids[0]) is None
+    assert len(await take_some(queue, 2, OTHER_LANE)) == 2
+    assert await queue.put(an_event("new"))
+    assert (await take_one(queue)).event.id == "new"
+
+
+async def test_a_lease_from_before_a_purge_ends_no_later_event(queue: Queue) -> None:
+    await queue.put(an_event("old"))
+    old = await take_one(queue)
+    await queue.purge(LANE)
+    await queue.put(an_event("new"))
+    await queue.done(old)
+    assert (await take_one(queue)).event.id == "new"
+
+
+async def test_purge_of_what_is_not_there(queue: Queue) -> None:
+    assert await queue.purge(Lane(Kind.INVOCATION, "nowhere", "nothing")) == 0
+    await queue.drop_lane(Lane(Kind.INVOCATION, "nowhere", "nothing"))
+
+
+async def test_a_dropped_lane_is_forgotten_and_can_come_again(queue: Queue) -> None:
+    ids = await put_many(queue, 3)
+    lease = await take_one(queue)
+    await queue.drop_lane(LANE)
+    assert LANE not in [state.lane for state in await queue.lanes() if state.waiting or state.held]
+    await queue.done(lease)
+    assert await queue.put(an_event(ids[0])), "its function is another one now"
+    found = await take_one(queue)
+    assert (found.event.id, found.hand_outs) == (ids[0], 1)
