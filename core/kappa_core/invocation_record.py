@@ -24,6 +24,8 @@ class Ending:
     """Seconds since the epoch."""
     response: bytes | None = None
     """What the function answered last, its error JSON if that is what it was; None: it never answered."""
+    response_size: int = 0
+    """Bytes of the whole answer, where `response` is only its beginning; such an answer is left out of the record."""
     function_error: str | None = None
     """With an error as the answer: `Unhandled` or `Handled`."""
     status_code: int = 200
@@ -39,14 +41,15 @@ def record(
     request_is_json: bool | None = None,
     response_is_json: bool | None = None,
 ) -> bytes:
-    """Lambda's record as UTF-8 JSON, one line.
+    """Lambda's record as UTF-8 JSON.
 
     `responseContext` and `responsePayload` are there only if the function answered. Payloads go in byte for byte where
     they are JSON, so no number loses digits; where they are not, as a string, and an empty one as null. What Lambda's
     record has no word for is under `kappa`, a field that is there only then:
 
     - `kappa.base64`: names of payloads that are no text either, and so are base64 in the string;
-    - `kappa.omitted`: sizes in bytes of payloads that were left out, because with them the record would be over `max_bytes`.
+    - `kappa.omitted`: sizes in bytes of payloads that were left out, the larger one first: with them the record would be
+      over `max_bytes`, or the gateway had only the beginning of one.
     """
     parts = {
         "version": '"1.0"',
@@ -61,25 +64,25 @@ def record(
         ),
     }
     encoded: list[str] = []
+    omitted: dict[str, int] = {}
+    sizes = {"requestPayload": len(event.payload)}
     parts["requestPayload"] = _embedded("requestPayload", event.payload, request_is_json, encoded)
     if ending.response is not None:
         context: dict[str, int | str] = {"statusCode": ending.status_code, "executedVersion": LATEST}
         if ending.function_error is not None:
             context["functionError"] = ending.function_error
         parts["responseContext"] = json.dumps(context)
-        parts["responsePayload"] = _embedded("responsePayload", ending.response, response_is_json, encoded)
-    return _fitting(parts, encoded, max_bytes)
-
-
-def _fitting(parts: dict[str, str], encoded: list[str], max_bytes: int | None) -> bytes:
-    """The record, without the larger payload, or without both, if it does not fit otherwise."""
-    text = _joined(parts, encoded, {})
-    payloads = sorted((name for name in parts if name.endswith("Payload")), key=lambda name: -len(parts[name]))
-    omitted: dict[str, int] = {}
-    for name in payloads:
+        sizes["responsePayload"] = max(len(ending.response), ending.response_size)
+        if ending.response_size > len(ending.response):
+            omitted["responsePayload"] = ending.response_size
+        else:
+            parts["responsePayload"] = _embedded("responsePayload", ending.response, response_is_json, encoded)
+    text = _joined(parts, encoded, omitted)
+    for name in sorted(sizes.keys() - omitted.keys(), key=lambda name: -sizes[name]):
         if max_bytes is None or len(text) <= max_bytes:
             break
-        omitted[name] = len(parts.pop(name).encode())
+        omitted[name] = sizes[name]
+        del parts[name]
         text = _joined(parts, [other for other in encoded if other not in omitted], omitted)
     return text
 
