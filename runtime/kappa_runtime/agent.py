@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig, function_arn
@@ -25,11 +25,19 @@ from kappa_runtime.runtime_api import RuntimeApiProtocol
 from kappa_runtime.server import AgentProtocol
 from kappa_runtime.transport import Server
 
+if TYPE_CHECKING:
+    from kappa_runtime.kept import KeptAnswers
+
 LINGER: Final = 0.5
 """Seconds after SIGTERM in which the agent still answers `draining`, while a gateway is connected: a request that is on
 its way gets an answer, not a broken connection."""
 STOP_GRACE: Final = 2.0
 """Seconds between a runtime process's SIGTERM and its SIGKILL when the agent ends."""
+EVENTS_LIMIT: Final = 45.0
+"""Seconds that the agent waits in the end for gateways to see to the events that it answered, and for others to come for
+what a dead one left behind: see `kept.DRAIN_SECONDS`. The pod's grace period has room for it."""
+SIDECAR_MEMORY_MIB: Final = 256
+"""The memory limit of the agent's own container beside an image's."""
 FLUSH_GRACE: Final = 1.0
 """Seconds for the last answers and log lines."""
 
@@ -69,6 +77,7 @@ class Agent:
         self.in_flight = 0
         """Accepted and not answered."""
         self.draining = False
+        self._kept: KeptAnswers | None = None
         self._drained = False
         self._told_when_drained: list[AgentProtocol] = []
         self._env = env
@@ -77,6 +86,18 @@ class Agent:
         self._hope: tuple[Callable[[], bool], Callable[[], None]] | None = None
         """While draining: what is waited for, and what comes then."""
         self._hope_timer: TimerHandle | None = None
+
+    @property
+    def kept(self) -> "KeptAnswers":
+        """Answers to events, from the first event on."""
+        if self._kept is None:
+            from kappa_runtime import kept
+
+            memory_mib = SIDECAR_MEMORY_MIB if self.config.sidecar else self.config.memory_mib
+            self._kept = kept.KeptAnswers(
+                self.loop, kept.budget(memory_mib), changed=self.changed, log=self.output.line
+            )
+        return self._kept
 
     # invocations
 
@@ -266,7 +287,16 @@ class Agent:
         def kill_processes() -> None:
             for process in self._processes:
                 process.stop(_signal.SIGKILL)
-            self._until(lambda: not self.connections, began + LINGER, self._close)
+            self._until(lambda: not self.connections, began + LINGER, wait_for_events)
+
+        def wait_for_events() -> None:
+            kept = self._kept
+            if kept is None or self.config.parent_death:
+                # in local mode there is one gateway, which did not die, or this agent would have
+                self._close()
+            else:
+                kept.drain()
+                self._until(lambda: not kept, self.loop.time() + EVENTS_LIMIT, self._close)
 
         self._until(lambda: not self.in_flight, began + self.config.drain_timeout, stop_processes)
 

@@ -12,12 +12,14 @@ from kappa_runtime.logs import LogTail
 
 if TYPE_CHECKING:
     from kappa_runtime.agent import Agent
+    from kappa_runtime.kept import Kept
 
 _INVOKE_PREFIX: Final = b"/2015-03-31/functions/"
 _INVOKE_SUFFIX: Final = b"/invocations"
 _READY: Final = wire.READY_PATH.encode()
 _HEALTH: Final = wire.HEALTH_PATH.encode()
 _DRAIN: Final = wire.DRAIN_PATH.encode()
+_KEPT: Final = wire.KEPT_PATH.encode()
 MAX_WAIT: Final = 60.0
 """Seconds that `READY_PATH?wait=` holds an answer at most."""
 
@@ -28,6 +30,7 @@ _TRACE: Final = wire.TRACE_ID.lower().encode()
 _CLIENT_CONTEXT: Final = wire.CLIENT_CONTEXT.lower().encode()
 _COGNITO: Final = wire.COGNITO_IDENTITY.lower().encode()
 _LOG_TYPE: Final = wire.LOG_TYPE.lower().encode()
+_ATTEMPT: Final = wire.ATTEMPT.lower().encode()
 
 _HEAD: Final = (
     f"Content-Type: %b\r\n{wire.EXECUTED_VERSION}: $LATEST\r\n{wire.REQUEST_ID}: %b\r\n{wire.DURATION_MS}: %.2f\r\n"
@@ -35,6 +38,7 @@ _HEAD: Final = (
 _ERROR: Final = f"{wire.FUNCTION_ERROR}: %b\r\n".encode()
 _INIT: Final = f"{wire.INIT_DURATION_MS}: %.2f\r\n".encode()
 _LOG: Final = f"{wire.LOG_RESULT}: %b\r\n".encode()
+_PROCESSING: Final = b"HTTP/1.1 102 Processing\r\n\r\n"
 _REFUSED: Final = f"Content-Type: application/json\r\n{wire.REFUSED}: %b\r\n".encode()
 
 
@@ -43,22 +47,29 @@ class BadRequest(Exception):
 
 
 class AgentProtocol(HttpProtocol):
-    WANTED = frozenset((_REQUEST_ID, _DEADLINE, _ARN, _TRACE, _CLIENT_CONTEXT, _COGNITO, _LOG_TYPE))
+    WANTED = frozenset((_REQUEST_ID, _DEADLINE, _ARN, _TRACE, _CLIENT_CONTEXT, _COGNITO, _LOG_TYPE, _ATTEMPT))
 
     def __init__(self, agent: "Agent", max_body: int) -> None:
         super().__init__(max_body)
         self._agent = agent
-        self._serial = 0
+        self._kept: Kept | None = None
+        """The event's answer that the last request asked for."""
         agent.connections.add(self)
 
     def closed(self) -> None:
         self._agent.connections.discard(self)
+        if self._kept is not None:
+            self._agent.kept.leave(self._kept, self)
         self._agent.changed()
         self._agent.readiness.forget(self)
 
     def handle(self, request: Request) -> None:
+        if self._kept is not None:
+            self._handle_next(request)
+            return
         path = request.path
-        if self._agent.draining:
+        if self._agent.draining and _ATTEMPT not in request.headers and not path.startswith(_KEPT):
+            # over the others a gateway says what it has seen to
             request.keep_alive = False
         if path.startswith(_INVOKE_PREFIX) and path.endswith(_INVOKE_SUFFIX):
             if request.method != b"POST":
@@ -73,11 +84,14 @@ class AgentProtocol(HttpProtocol):
             self.respond_json(200, b'{"status":"ok"}')
         elif path == _DRAIN:
             self._agent.tell_when_drained(self)
+        elif path.startswith(_KEPT):
+            self._find_kept(request)
         else:
             self._fail(
                 404,
                 "NotFound",
-                f"the agent has no {path.decode(errors='replace')}: it serves {wire.INVOKE_PATH}, {wire.READY_PATH} and {wire.HEALTH_PATH}",
+                f"the agent has no {path.decode(errors='replace')}: it serves {wire.INVOKE_PATH}, {wire.READY_PATH},"
+                f" {wire.HEALTH_PATH} and {wire.KEPT_PATH}",
             )
 
     def error_body(self, status: int, message: str) -> bytes:
@@ -89,6 +103,9 @@ class AgentProtocol(HttpProtocol):
 
     def _invoke(self, request: Request) -> None:
         agent = self._agent
+        if _ATTEMPT in request.headers:
+            self._invoke_event(request)
+            return
         refused = agent.refusal()
         if refused is not None:
             self._refuse_invocation(refused)
@@ -103,16 +120,9 @@ class AgentProtocol(HttpProtocol):
         agent.submit(invocation)
 
     def answer(self, invocation: Invocation, answer: Answer) -> None:
-        head = _HEAD % (answer.content_type, invocation.request_id.encode(), answer.duration_ms)
-        if answer.error:
-            head += _ERROR % answer.error
-        if answer.init_ms is not None:
-            head += _INIT % answer.init_ms
-        if answer.log_result:
-            head += _LOG % answer.log_result
         if self._agent.draining:
             self.close_after()
-        self.respond(200, head, answer.body)
+        self.respond(200, answer_head(invocation, answer), answer.body)
 
     def _refuse_invocation(self, refused: str) -> None:
         from kappa_runtime import errors
@@ -122,6 +132,65 @@ class AgentProtocol(HttpProtocol):
         else:
             status, message = 503, "this pod is stopping; nothing was run"
         self.respond(status, _REFUSED % refused.encode(), errors.body("Kappa.Refused", message))
+
+    # events, whose answers are kept
+
+    def _invoke_event(self, request: Request) -> None:
+        """An attempt that is known already is not run again: it gets the same answer, and takes no slot."""
+        agent = self._agent
+        try:
+            invocation = read_invocation(request, self)
+            key = invocation.request_id, read_attempt(request.headers[_ATTEMPT])
+        except BadRequest as error:
+            self._fail(400, "InvalidRequest", str(error))
+            return
+        kept = agent.kept.find(key)
+        if kept is not None:
+            self._hold(kept)
+            return
+        refused = agent.refusal()
+        if refused is not None:
+            self._refuse_invocation(refused)
+            return
+        kept = agent.kept.begin(key)
+        self._hold(kept)
+        invocation.caller = kept
+        if not invocation.arn:
+            invocation.arn = agent.arn
+        agent.submit(invocation)
+
+    def _find_kept(self, request: Request) -> None:
+        """`GET`: the answer, as it was given, once there is one. `DELETE`: it was seen to."""
+        request_id, _, attempt = request.path.removeprefix(_KEPT).decode("latin-1").rpartition("/")
+        kept = self._agent.kept.find((request_id, int(attempt))) if attempt.isdecimal() and attempt.isascii() else None
+        if request.method == b"DELETE":
+            forgotten = kept is not None and self._agent.kept.forget(kept)
+            self.respond_json(200, b'{"forgotten": true}' if forgotten else b'{"forgotten": false}')
+        elif request.method != b"GET":
+            self._fail(405, "MethodNotAllowed", f"{wire.KEPT_PATH}REQUEST_ID/ATTEMPT: GET or DELETE")
+        elif kept is None:
+            self._fail(
+                404,
+                "NotKept",
+                f"nothing is known of attempt {attempt} of {request_id}: it did not run in this pod, or its answer was seen"
+                f" to, or is older than {wire.KEPT_SECONDS:.0f} s",
+            )
+        else:
+            if kept.head is None and self.transport is not None:
+                self.transport.write(_PROCESSING)
+            self._hold(kept)
+
+    def _hold(self, kept: "Kept") -> None:
+        self._kept = kept
+        self._agent.kept.hold(kept, self)
+
+    def _handle_next(self, request: Request) -> None:
+        """A gateway uses its connection again once it has seen to the answer that it got over it before."""
+        kept, self._kept = self._kept, None
+        self.handle(request)
+        if kept is not None and self._kept is not kept:
+            kept.holders.discard(self)
+            self._agent.kept.forget(kept)
 
     # readiness
 
@@ -137,6 +206,18 @@ class AgentProtocol(HttpProtocol):
         from kappa_runtime import errors
 
         self.respond_json(status, errors.body(error_type, message))
+
+
+def answer_head(invocation: Invocation, answer: Answer) -> bytes:
+    """The header lines of an answer."""
+    head = _HEAD % (answer.content_type, invocation.request_id.encode(), answer.duration_ms)
+    if answer.error:
+        head += _ERROR % answer.error
+    if answer.init_ms is not None:
+        head += _INIT % answer.init_ms
+    if answer.log_result:
+        head += _LOG % answer.log_result
+    return head
 
 
 def read_invocation(request: Request, caller: AgentProtocol) -> Invocation:
@@ -161,6 +242,13 @@ def read_invocation(request: Request, caller: AgentProtocol) -> Invocation:
     if headers.get(_LOG_TYPE) == b"Tail":
         invocation.tail = LogTail()
     return invocation
+
+
+def read_attempt(value: bytes) -> int:
+    """Which attempt, from 1. Raises `BadRequest`."""
+    if not value.isdigit() or len(value) > 9 or not int(value):
+        raise BadRequest(f"{wire.ATTEMPT}: a whole number from 1")
+    return int(value)
 
 
 def read_wait(query: bytes) -> float:

@@ -47,6 +47,8 @@ class KeptAnswer:
 
     def seen_to(self) -> None:
         """What follows from the answer is durable: the agent may forget it."""
+        if self.pod.status is PodStatus.DRAINING:
+            self.connection.keep_alive = False  # it stops once it has heard of it
         self.connection.finish()
 
     def abandon(self) -> None:
