@@ -240,9 +240,11 @@ class Release:
 
 @pytest.fixture(scope="session")
 def release(kubeconfig: str) -> Release:
-    """The chart, installed from this tree as the release `kappa` in `kappa-system`."""
+    """The chart, installed from this tree as the release `kappa` in `kappa-system`; `KAPPA_TEST_RELEASE=keep` takes the
+    one that is installed as it is."""
     installed = Release(kubeconfig)
-    installed.install()
+    if os.environ.get("KAPPA_TEST_RELEASE") != "keep":
+        installed.install()
     return installed
 
 
