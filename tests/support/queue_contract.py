@@ -30,6 +30,13 @@ class Backend:
     """Whether several gateways may use it together."""
 
 
+def make(options: dict[str, Any], settings: dict[str, Any]) -> Queue:
+    """Not yet open. `settings` may be shorter times than users can set."""
+    queue = make_queue(Settings(**options).model_copy(update=settings))
+    assert queue is not None
+    return queue
+
+
 @dataclass
 class Queues:
     """Opens the test's queue, with the settings that the test wants; each `open` is another gateway."""
@@ -37,13 +44,8 @@ class Queues:
     backend: Backend
     _open: list[Queue] = field(default_factory=list)
 
-    def options(self, **settings: Any) -> dict[str, Any]:
-        return {**self.backend.options, **settings}
-
     def make(self, **settings: Any) -> Queue:
-        queue = make_queue(Settings(**self.options(**settings)))
-        assert queue is not None
-        return queue
+        return make(self.backend.options, settings)
 
     async def open(self, **settings: Any) -> Queue:
         queue = self.make(**settings)

@@ -1,0 +1,160 @@
+"""Records of how events went, and the dead letter."""
+
+import asyncio
+import time
+
+import pytest
+from queue_contract import LANE, LONG, Queues, a_dead_event, a_record, an_event, ids_of, put_many, take_one
+
+from kappa_core.event import Condition, Kind, Lane, Status
+from kappa_gateway.queue.protocol import Queue
+
+FINAL = [status for status in Status if status.final]
+WHERE = (LANE.namespace, LANE.function)
+
+
+async def test_a_record_comes_out_as_it_went_in(queue: Queue) -> None:
+    progress = a_record(
+        "one", attempts=1, postponements=2, hand_outs=3, next_attempt=1_700_000_060.5, error={"a": "ü\n"}
+    )
+    ended = a_record("two", Status.SUCCEEDED, attempts=1, hand_outs=1, result='{"é": 1}\n', result_truncated=True)
+    for record in (progress, ended):
+        await queue.save(record)
+        assert await queue.record(*WHERE, record.id) == record
+    assert await queue.record(*WHERE, "three") is None
+    assert await queue.record("other", LANE.function, "one") is None
+    assert await queue.record(LANE.namespace, "other", "one") is None
+
+
+async def test_a_result_of_the_largest_size(queue: Queue) -> None:
+    record = a_record("one", Status.SUCCEEDED, result="é" * 128 * 1024)
+    await queue.save(record)
+    assert await queue.record(*WHERE, "one") == record
+
+
+async def test_the_newest_record_counts(queue: Queue) -> None:
+    for attempts in range(1, 4):
+        record = a_record("one", attempts=attempts, updated_at=1_700_000_000.0 + attempts)
+        await queue.save(record)
+        assert await queue.record(*WHERE, "one") == record
+    assert ids_of(await queue.records(*WHERE, limit=10)) == ["one"]
+
+
+@pytest.mark.parametrize("status", FINAL)
+async def test_a_final_record_stays(queue: Queue, status: Status) -> None:
+    await queue.save(a_record("one"))
+    ended = a_record("one", status)
+    await queue.save(ended)
+    await queue.save(a_record("one", Status.RETRYING, updated_at=1_700_000_099.0))
+    await queue.save(a_record("one", Status.RUNNING, updated_at=1_700_000_099.0))
+    assert await queue.record(*WHERE, "one") == ended
+    assert await queue.records(*WHERE, limit=10) == [ended]
+    await queue.save(ended)
+    assert await queue.record(*WHERE, "one") == ended
+
+
+async def test_records_come_newest_first(queue: Queue) -> None:
+    for number in range(6):
+        status = Status.SUCCEEDED if number % 2 else Status.RETRYING
+        await queue.save(a_record(f"event-{number}", status, updated_at=1_700_000_000.0 + number))
+    await queue.save(a_record("other", lane=Lane(LANE.kind, LANE.namespace, "other")))
+    assert ids_of(await queue.records(*WHERE, limit=4)) == ["event-5", "event-4", "event-3", "event-2"]
+    assert len(await queue.records(*WHERE, limit=100)) == 6
+    assert await queue.records("nowhere", LANE.function, limit=100) == []
+
+
+async def test_final_records_go_after_their_time(queues: Queues) -> None:
+    queue = await queues.open(result_retention=1.5)
+    saved = time.monotonic()
+    await queue.save(a_record("ended", Status.FAILED))
+    await queue.save(a_record("going on"))
+    assert await queue.record(*WHERE, "ended") is not None
+    while await queue.record(*WHERE, "ended") is not None:
+        assert time.monotonic() - saved < 15.0, "the record does not go"
+        await asyncio.sleep(0.05)
+    assert time.monotonic() - saved > 1.4
+    assert ids_of(await queue.records(*WHERE, limit=10)) == ["going on"]
+
+
+async def test_an_event_with_a_final_record_is_not_fresh(queues: Queues) -> None:
+    """So its record is looked at: it ended, and its gateway died before it could say so."""
+    queue = await queues.open(queue_lease=0.5)
+    await put_many(queue, 1)
+    await queue.save(a_record((await take_one(queue)).event.id, Status.SUCCEEDED))
+    assert not (await take_one(queue)).fresh
+
+
+# -- the dead letter
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_a_dead_event_comes_out_as_it_went_in(queue: Queue, kind: Kind) -> None:
+    lane = Lane(kind, *WHERE)
+    event = an_event(lane=lane, payload=b"\x00\xff", attributes={"destination": '{"http": "ü\\n"}'}, keyed=True)
+    dead = a_dead_event(event, condition=Condition.EVENT_AGE_EXCEEDED, attempts=0, error={"errorMessage": "a\nü"})
+    await queue.bury(dead)
+    assert await queue.dead(*WHERE, event.id) == dead
+    assert await queue.dead_events(*WHERE, limit=10) == [dead]
+    assert await queue.dead(*WHERE, "another") is None
+    assert await queue.dead("other", LANE.function, event.id) is None
+
+
+async def test_a_dead_event_of_the_largest_size(queue: Queue) -> None:
+    dead = a_dead_event(an_event(payload=b"\x80" * 1024 * 1024, attributes={"a": "x" * 1000}))
+    await queue.bury(dead)
+    assert await queue.dead(*WHERE, dead.event.id) == dead
+
+
+async def test_burying_again_replaces(queue: Queue) -> None:
+    event = an_event()
+    await queue.bury(a_dead_event(event, attempts=1))
+    await queue.bury(a_dead_event(event, attempts=1))
+    again = a_dead_event(event, attempts=3)
+    await queue.bury(again)
+    assert await queue.dead_events(*WHERE, limit=10) == [again]
+
+
+async def test_dead_events_come_newest_first(queue: Queue) -> None:
+    for number in range(5):
+        await queue.bury(a_dead_event(an_event(f"event-{number}"), died_at=1_700_000_000.0 + number))
+    assert ids_of(await queue.dead_events(*WHERE, limit=3)) == ["event-4", "event-3", "event-2"]
+    assert ids_of(await queue.dead_events(*WHERE, limit=3, until=1_700_000_001.0)) == ["event-1", "event-0"]
+    assert await queue.dead_events("nowhere", LANE.function, limit=3) == []
+
+
+async def test_unburied_events_are_gone(queue: Queue) -> None:
+    one, other = an_event("one"), an_event("other")
+    await queue.bury(a_dead_event(one))
+    await queue.bury(a_dead_event(other))
+    assert await queue.unbury(*WHERE, "one")
+    assert not await queue.unbury(*WHERE, "one")
+    assert not await queue.unbury("nowhere", "nothing", "one")
+    assert await queue.dead(*WHERE, "one") is None
+    assert ids_of(await queue.dead_events(*WHERE, limit=10)) == ["other"]
+    again = a_dead_event(one, attempts=2)
+    await queue.bury(again)
+    assert await queue.dead(*WHERE, "one") == again
+
+
+async def test_dead_events_go_after_their_time(queues: Queues) -> None:
+    queue = await queues.open(dead_letter_retention=1.5)
+    buried = time.monotonic()
+    await queue.bury(a_dead_event(an_event("one"), died_at=time.time()))
+    assert await queue.dead(*WHERE, "one") is not None
+    while await queue.dead(*WHERE, "one") is not None:
+        assert time.monotonic() - buried < LONG, "the dead event does not go"
+        await asyncio.sleep(0.05)
+    assert time.monotonic() - buried > 1.4
+    assert await queue.dead_events(*WHERE, limit=10) == []
+    assert not await queue.unbury(*WHERE, "one")
+
+
+async def test_purging_a_lane_leaves_records_and_dead_events(queue: Queue) -> None:
+    await put_many(queue, 1)
+    record, dead = a_record("ended", Status.FAILED), a_dead_event(an_event("ended"))
+    await queue.save(record)
+    await queue.bury(dead)
+    await queue.purge(LANE)
+    await queue.drop_lane(LANE)
+    assert await queue.record(*WHERE, "ended") == record
+    assert await queue.dead(*WHERE, "ended") == dead
