@@ -1,4 +1,4 @@
-"""Write the files that are made from the Function model; with --check, fail where one is not what it would be.
+"""Write the files that are made from the Function model and the metrics; with --check, fail where one is not what it would be.
 
 Run it by `make generate`; `make check` runs it with --check.
 """
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from dashboard import dashboard
 from reference import reference
 
 from kappa_core.crd import crd, function_schema
@@ -24,6 +25,7 @@ def generated() -> dict[Path, str]:
         # in files/, and applied by a template: Helm never updates what lies in a chart's crds/
         Path("charts/kappa/files") / CRD_FILE: crd_text,
         Path("docs/function-reference.md"): reference(function_schema()),
+        Path("charts/kappa/files/dashboards/kappa.json"): dashboard(),
     }
 
 
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> int:
     old = stale(ROOT)
     if arguments:
         for path in old:
-            print(f"{path} is not what the Function model gives: run  make generate  and commit it", file=sys.stderr)
+            print(f"{path} is not what the code gives: run  make generate  and commit it", file=sys.stderr)
         return 1 if old else 0
     for path in old:
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ authorization {
     {
       user: $USER_{{ $index }}, password: $PASSWORD_{{ $index }}
       permissions: {
-        subscribe: {allow: {{ append ($user.subscribe | default list) "_INBOX.>" | toJson }}}
-        publish: {allow: {{ $user.publish | default list | toJson }}}
+        subscribe: {allow: {{ append ($user.subscribe | default list) "_INBOX.>" | toRawJson }}}
+        publish: {allow: {{ $user.publish | default list | toRawJson }}}
         allow_responses: true
       }
     }

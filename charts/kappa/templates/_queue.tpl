@@ -70,17 +70,17 @@
 {{- if $queue.nats.enabled }}
 {{- include "kappa.env" (dict "name" "KAPPA_GATEWAY_QUEUE_URL" "value" (printf "nats://%s.%s.svc:4222" (include "kappa.natsName" .) .Release.Namespace)) }}
 {{ include "kappa.env" (dict "name" "KAPPA_GATEWAY_QUEUE_REPLICAS" "value" ($queue.replicas | default $queue.nats.replicas)) }}
-{{ include "kappa.queueSecret" (dict "variable" "USER" "secret" (include "kappa.natsSecret" .) "key" "user") }}
-{{ include "kappa.queueSecret" (dict "variable" "PASSWORD" "secret" (include "kappa.natsSecret" .) "key" "password") }}
+{{ include "kappa.queueSecret" (dict "name" "KAPPA_GATEWAY_QUEUE_USER" "secret" (include "kappa.natsSecret" .) "key" "user") }}
+{{ include "kappa.queueSecret" (dict "name" "KAPPA_GATEWAY_QUEUE_PASSWORD" "secret" (include "kappa.natsSecret" .) "key" "password") }}
 {{- else if $queue.url }}
 {{- include "kappa.env" (dict "name" "KAPPA_GATEWAY_QUEUE_URL" "value" $queue.url) }}
 {{ include "kappa.env" (dict "name" "KAPPA_GATEWAY_QUEUE_REPLICAS" "value" ($queue.replicas | default 1)) }}
 {{- with $queue.auth.existingSecret }}
 {{- if eq $queue.auth.method "password" }}
-{{ include "kappa.queueSecret" (dict "variable" "USER" "secret" . "key" "user") }}
-{{ include "kappa.queueSecret" (dict "variable" "PASSWORD" "secret" . "key" "password") }}
+{{ include "kappa.queueSecret" (dict "name" "KAPPA_GATEWAY_QUEUE_USER" "secret" . "key" "user") }}
+{{ include "kappa.queueSecret" (dict "name" "KAPPA_GATEWAY_QUEUE_PASSWORD" "secret" . "key" "password") }}
 {{- else if eq $queue.auth.method "token" }}
-{{ include "kappa.queueSecret" (dict "variable" "TOKEN" "secret" . "key" "token") }}
+{{ include "kappa.queueSecret" (dict "name" "KAPPA_GATEWAY_QUEUE_TOKEN" "secret" . "key" "token") }}
 {{- else }}
 {{ include "kappa.env" (dict "name" "KAPPA_GATEWAY_QUEUE_CREDENTIALS_FILE" "value" "/etc/kappa/queue-auth/nats.creds") }}
 {{- end }}
@@ -98,8 +98,17 @@
 {{- end -}}
 
 {{- define "kappa.queueSecret" -}}
-- name: KAPPA_GATEWAY_QUEUE_{{ .variable }}
+- name: {{ .name }}
   valueFrom: {secretKeyRef: {name: {{ .secret }}, key: {{ .key }}}}
+{{- end -}}
+
+{{/* The ports of queue.url, as JSON. */}}
+{{- define "kappa.queuePorts" -}}
+{{- $ports := list -}}
+{{- range $server := splitList "," .Values.queue.url -}}
+{{- $ports = append $ports (int (regexFind "[0-9]*$" $server | default "4222")) -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
 {{- end -}}
 
 {{/* The Secrets that the gateway reads as files: a list of name, secret, path. */}}

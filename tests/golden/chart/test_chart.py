@@ -1,8 +1,9 @@
-"""The chart: golden renders of three sets of values, what values it refuses, and that its settings exist.
+"""The chart: golden renders of some sets of values, what values it refuses, and that its settings exist.
 
 `UPDATE_GOLDEN=1 pytest tests/golden/chart` writes the renders anew; read the difference before you commit it.
 """
 
+import base64
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from kappa_operator.settings import Settings as OperatorSettings
 HERE = Path(__file__).parent
 CHART = HERE.parents[2] / "charts" / "kappa"
 CRD_FILE = CHART / "files" / "kappa.run_functions.yaml"
-SETS = ("default", "everything", "namespaced")
+SETS = ("default", "everything", "namespaced", "existing_nats")
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +39,17 @@ def render(*arguments: str) -> list[dict[str, Any]]:
     )
 
 
+class Readable(yaml.SafeDumper):
+    """Text of several lines as such."""
+
+
+def several_lines(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Readable.add_representer(str, several_lines)
+
+
 @pytest.mark.helm
 @pytest.mark.parametrize("name", SETS)
 def test_the_chart_renders_as_in_the_golden_file(name: str) -> None:
@@ -47,7 +59,12 @@ def test_the_chart_renders_as_in_the_golden_file(name: str) -> None:
         for each in render("--values", str(HERE / name / "values.yaml"))
         if each["kind"] != "CustomResourceDefinition"
     ]
-    text = yaml.safe_dump_all(objects, sort_keys=True, width=120)
+    for each in objects:
+        if each["kind"] == "Secret":
+            each["data"] = {key: f"{len(base64.b64decode(text))} bytes" for key, text in each["data"].items()}
+        elif each["metadata"]["name"].endswith("-dashboard"):
+            assert json.loads(each["data"].pop("kappa.json"))["title"] == "Kappa"
+    text = yaml.dump_all(objects, Dumper=Readable, sort_keys=True, width=120)
     golden = HERE / name / "rendered.yaml"
     if os.environ.get("UPDATE_GOLDEN") == "1":
         golden.write_text(text, encoding="utf-8")
@@ -85,7 +102,7 @@ def test_the_demand_stream_is_in_no_service() -> None:
     ports = [
         port["targetPort"] for each in render() if each["kind"] == "Service" for port in each["spec"].get("ports", [])
     ]
-    assert sorted(ports) == ["http", "metrics"]
+    assert sorted(ports) == ["http", "metrics", "monitor", "nats", "routes"]
 
 
 @pytest.mark.helm
@@ -100,6 +117,15 @@ def test_the_demand_stream_is_in_no_service() -> None:
         ("runtimes.nodejs20.pullPolicy=Always", "runtimes.nodejs20.image: name the image of this runtime"),
         ("url=functions.example.com", "at '/url'"),
         ("account=12", "at '/account'"),
+        ("queue.nats.replicas=2", "at '/queue/nats/replicas': value must be one of 1, 3"),
+        ("queue.nats.storage.size=10", "at '/queue/nats/storage/size'"),
+        ("queue.url=nats://me:secret@host:4222", "at '/queue/url'"),
+        ("queue.auth.method=none", "at '/queue/auth/method': value must be one of"),
+        ("queue.url=nats://host:4222", "set queue.nats.enabled=false"),
+        ("queue.auth.existingSecret=login", "set queue.url and queue.nats.enabled=false"),
+        ("queue.replicas=3", "set queue.nats.replicas=3, or leave queue.replicas empty"),
+        ("queue.nats.enabled=false,queue.replicas=1", "set queue.url, or queue.nats.enabled=true"),
+        ("gateway.config.eventMaxBytes=7000000", "set at most 6291456"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(value: str, message: str) -> None:
@@ -136,7 +162,7 @@ def test_every_variable_of_the_chart_is_a_setting_that_reads_its_value(
                 assert match[2].lower() in settings.model_fields, variable["name"]
                 monkeypatch.setenv(variable["name"], variable.get("value", "from-the-pod"))
     settings = GatewaySettings(), OperatorSettings()
-    expected = {"default": [], "everything": [], "namespaced": ["team-a", "team-b"]}[name]
+    expected = ["team-a", "team-b"] if name == "namespaced" else []
     assert [each.namespaces for each in settings] == [expected, expected]
 
 
@@ -144,14 +170,109 @@ def test_every_variable_of_the_chart_is_a_setting_that_reads_its_value(
 def test_every_key_of_config_is_a_setting(part: str, settings: type[GatewaySettings] | type[OperatorSettings]) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     keys = schema["properties"][part]["properties"]["config"]["properties"]
-    unknown = {key for key in keys if re.sub(r"(?<!^)([A-Z])", r"_\1", key).lower() not in settings.model_fields}
-    assert not unknown
+    assert not {snake_case(key) for key in keys} - set(settings.model_fields)
+
+
+def test_every_setting_of_the_gateway_can_be_set() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    in_config = {snake_case(key) for key in schema["properties"]["gateway"]["properties"]["config"]["properties"]}
+    templates = "".join(each.read_text(encoding="utf-8") for each in (CHART / "templates").iterdir())
+    set_by_the_chart = {name.lower() for name in re.findall(r"\bKAPPA_GATEWAY_([A-Z_]*[A-Z])\b", templates)}
+    # the container's own ports and address, as its probes and Services name them
+    fixed = {"host", "port", "internal_port"}
+    assert set(GatewaySettings.model_fields) == in_config | set_by_the_chart | fixed, (
+        "a setting needs a key in values.schema.json, under gateway.config"
+    )
+    assert not in_config & set_by_the_chart
+
+
+def snake_case(key: str) -> str:
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", key).lower()
+
+
+def environment(objects: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    (found,) = [each for each in objects if each["metadata"]["name"] == name and "template" in each.get("spec", {})]
+    env: list[dict[str, Any]] = found["spec"]["template"]["spec"]["containers"][0]["env"]
+    return env
+
+
+@pytest.mark.helm
+def test_without_a_queue_the_gateway_is_told_of_none_and_no_nats_is_installed() -> None:
+    objects = render("--set", "queue.nats.enabled=false")
+    assert not [each["metadata"]["name"] for each in objects if "nats" in each["metadata"]["name"]]
+    assert not [each for each in environment(objects, "kappa-gateway") if "QUEUE_URL" in each["name"]]
+
+
+@pytest.mark.helm
+def test_secrets_of_ones_own_leave_nothing_to_generate() -> None:
+    objects = render("--set", "queue.nats.existingSecret=login,signingKey.existingSecret=key")
+    assert not [each for each in objects if each["kind"] == "Secret"]
+    used = {
+        variable["valueFrom"]["secretKeyRef"]["name"]
+        for name in ("kappa-gateway", "kappa-nats")
+        for variable in environment(objects, name)
+        if "secretKeyRef" in variable.get("valueFrom", {})
+    }
+    assert used == {"login", "key"}
+
+
+@pytest.mark.helm
+@pytest.mark.parametrize("servers", [1, 3])
+def test_nats_takes_its_configuration_whatever_the_passwords_are(servers: int, tmp_path: Path) -> None:
+    program = shutil.which("nats-server", path=f"/usr/sbin:{os.environ.get('PATH', '')}")
+    assert program, "this test needs nats-server in PATH: apt-get install nats-server"
+    users = "queue.nats.users[0].existingSecret=listener,queue.nats.users[0].subscribe={orders.>}"
+    objects = render("--set", f"queue.nats.replicas={servers},{users}")
+    (config,) = [each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"] == "kappa-nats"]
+    # Debian 12's server is older than that setting
+    text = config["data"]["nats.conf"].replace("sync_interval: always", "")
+    (tmp_path / "nats.conf").write_text(text, encoding="utf-8")
+    env: dict[str, str] = {}
+    for variable in environment(objects, "kappa-nats"):
+        # numbers, booleans, units and comments are what NATS would read in text that is not quoted
+        value = variable.get("value", f"12e5-true_{len(env)}k")
+        env[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda match: env[match[1]], value)
+    done = subprocess.run(
+        [program, "-t", "--config", str(tmp_path / "nats.conf")],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is valid" in done.stderr
+
+
+@pytest.mark.helm
+def test_a_change_of_natss_configuration_rolls_its_pods() -> None:
+    def hash_with(*arguments: str) -> str:
+        (found,) = [each for each in render(*arguments) if each["kind"] == "StatefulSet"]
+        return str(found["spec"]["template"]["metadata"]["annotations"]["kappa.run/config-hash"])
+
+    assert hash_with() == hash_with()
+    assert hash_with() != hash_with("--set", "queue.nats.extraConfig=debug: true")
+
+
+@pytest.mark.helm
+def test_the_gateways_pod_outlives_its_drain() -> None:
+    for values in ("", "gateway.config.drainDelay=10,gateway.config.drainTimeout=900"):
+        objects = render(*(["--set", values] if values else []))
+        (pod,) = [
+            each["spec"]["template"]["spec"]
+            for each in objects
+            if each["kind"] == "Deployment" and each["metadata"]["name"] == "kappa-gateway"
+        ]
+        env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+        drain = float(env["KAPPA_GATEWAY_DRAIN_DELAY"]) + float(env["KAPPA_GATEWAY_DRAIN_TIMEOUT"])
+        assert pod["terminationGracePeriodSeconds"] > drain
 
 
 def test_every_value_is_in_the_readme() -> None:
     words = set(re.findall(r"[A-Za-z]+", (CHART / "README.md").read_text(encoding="utf-8")))
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     keys = set(values) | {inner for name in set(values) - {"runtimes"} for inner in _keys(values[name])}
+    keys |= set(values["queue"]["nats"])
     assert not keys - words
 
 

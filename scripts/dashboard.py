@@ -1,0 +1,313 @@
+"""The Grafana dashboard of the chart, from Kappa's own metrics: a panel is a line here, its JSON is made.
+
+Grafana's model of a dashboard: https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
+"""
+
+import json
+from typing import Any, Final
+
+from kappa_core import metrics as m
+from kappa_core.metrics import Metric
+
+COLUMNS: Final = 24
+HEIGHT: Final = 8
+DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+CHOSEN: Final = '{namespace=~"$namespace", function=~"$function"}'
+"""Nearly every metric has both labels."""
+EACH: Final = "{{namespace}}/{{function}}"
+
+Panel = dict[str, Any]
+
+
+# -- queries
+
+
+def rate(metric: Metric, *by: str, where: str = CHOSEN) -> str:
+    grouped = f"sum by ({', '.join(by)}) " if by else "sum"
+    return f"{grouped}(rate({metric.name}{where}[$__rate_interval]))"
+
+
+def quantile(share: float, metric: Metric, where: str = CHOSEN) -> str:
+    return f"histogram_quantile({share}, sum by (le) (rate({metric.name}_bucket{where}[$__rate_interval])))"
+
+
+def mean(metric: Metric, *by: str, where: str) -> str:
+    total, count = (
+        f"sum by ({', '.join(by)}) (rate({metric.name}_{part}{where}[$__rate_interval]))" for part in ("sum", "count")
+    )
+    return f"{total} / {count}"
+
+
+def seen_by_each_gateway(metric: Metric, *by: str) -> str:
+    """A gauge that each gateway reports of the same things: not the sum over gateways."""
+    return f"max by ({', '.join(by)}) ({metric.name}{CHOSEN})"
+
+
+def where(**labels: str) -> str:
+    further = ", ".join(f"{label}{condition}" for label, condition in labels.items())
+    return CHOSEN[:-1] + f", {further}}}"
+
+
+# -- panels
+
+
+def panel(
+    title: str, queries: dict[str, str], *, about: str, unit: str = "short", stack: bool = False, width: int = 8
+) -> Panel:
+    """Lines over time; `queries` are expressions by their legend."""
+    custom = {
+        "fillOpacity": 30 if stack else 8,
+        "showPoints": "never",
+        "stacking": {"mode": "normal" if stack else "none", "group": "A"},
+    }
+    return {
+        "type": "timeseries",
+        "title": title,
+        "description": about,
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0, "custom": custom}, "overrides": []},
+        "options": {"tooltip": {"mode": "multi", "sort": "desc"}, "legend": {"displayMode": "list"}},
+        "targets": _targets(queries),
+        "gridPos": {"w": width, "h": HEIGHT},
+    }
+
+
+def heatmap(title: str, metric: Metric, *, about: str, unit: str = "s", width: int = 8) -> Panel:
+    query = f"sum by (le) (increase({metric.name}_bucket{CHOSEN}[$__rate_interval]))"
+    return {
+        "type": "heatmap",
+        "title": title,
+        "description": about,
+        "options": {"calculate": False, "yAxis": {"unit": unit}, "color": {"mode": "scheme", "scheme": "Blues"}},
+        "targets": [{**target, "format": "heatmap"} for target in _targets({"{{le}}": query})],
+        "gridPos": {"w": width, "h": HEIGHT},
+    }
+
+
+def up(title: str, query: str, *, about: str, width: int = 4) -> Panel:
+    """Green for 1, red for less."""
+    steps = [{"color": "red", "value": None}, {"color": "green", "value": 1}]
+    texts = [{"type": "value", "options": {"0": {"text": "away"}, "1": {"text": "there"}}}]
+    return {
+        "type": "stat",
+        "title": title,
+        "description": about,
+        "fieldConfig": {
+            "defaults": {"mappings": texts, "thresholds": {"mode": "absolute", "steps": steps}, "noValue": "none"},
+            "overrides": [],
+        },
+        "options": {"colorMode": "background", "reduceOptions": {"calcs": ["lastNotNull"]}},
+        "targets": _targets({"queue": query}),
+        "gridPos": {"w": width, "h": HEIGHT},
+    }
+
+
+def _targets(queries: dict[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"refId": chr(ord("A") + index), "expr": query, "legendFormat": legend, "datasource": DATASOURCE}
+        for index, (legend, query) in enumerate(queries.items())
+    ]
+
+
+QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+INVOCATIONS: Final = [
+    panel(
+        "Invocations",
+        {"{{type}}, {{outcome}}": rate(m.INVOCATIONS, "type", "outcome")},
+        unit="reqps",
+        stack=True,
+        about="By how they came and how they ended.",
+    ),
+    panel(
+        "Share that failed, by function",
+        {
+            EACH: rate(m.INVOCATIONS, *m.FUNCTION, where=where(outcome='!~"success|cancelled"'))
+            + " / "
+            + rate(m.INVOCATIONS, *m.FUNCTION)
+        },
+        unit="percentunit",
+        about="Everything but success, and callers that went away. Which outcome: the panel before.",
+    ),
+    panel(
+        "Latency",
+        {name: quantile(share, m.INVOCATION_DURATION) for name, share in QUANTILES.items()},
+        unit="s",
+        about="From a request's head to the end of its answer, waiting for a pod included.",
+    ),
+    panel(
+        "At pods now, by function",
+        {EACH: f"sum by (namespace, function) ({m.INFLIGHT.name}{CHOSEN})"},
+        about="Invocations that are at pods.",
+    ),
+    panel(
+        "The gateway's own share",
+        {name: quantile(share, m.GATEWAY_OVERHEAD) for name, share in QUANTILES.items()},
+        unit="s",
+        about="Of an invocation's time: neither waiting for a pod nor the pod's own.",
+    ),
+    panel(
+        "Refused before a function was found",
+        {"{{error}}": rate(m.REFUSED_REQUESTS, "error", where="")},
+        unit="reqps",
+        about="Requests that named no function there is, or were no proper HTTP.",
+    ),
+]
+
+CAPACITY: Final = [
+    panel(
+        "Pods by state",
+        {"{{state}}": f"sum by (state) ({seen_by_each_gateway(m.PODS, *m.FUNCTION, 'state')})"},
+        stack=True,
+        about="As the gateways see them.",
+    ),
+    panel(
+        "Waiting for a pod, by function",
+        {EACH: f"sum by (namespace, function) ({m.QUEUE_DEPTH.name}{CHOSEN})"},
+        about="Invocations that wait in a gateway. Events in the queue are below: backlog.",
+    ),
+    panel(
+        "Throttled, by function",
+        {EACH: rate(m.THROTTLES, *m.FUNCTION)},
+        unit="reqps",
+        about="Answered 429: raise maxReplicas or concurrency, or call less.",
+    ),
+    panel(
+        "Cold starts",
+        {"{{path}}": rate(m.COLD_STARTS, "path")},
+        unit="reqps",
+        stack=True,
+        about="Invocations that waited for a pod to start.",
+    ),
+    panel(
+        "Cold starts take",
+        {name: quantile(share, m.COLD_START, where(phase='="total"')) for name, share in QUANTILES.items()},
+        unit="s",
+        about="From the request to the beginning of its answer.",
+    ),
+    panel(
+        "Where a cold start's time goes",
+        {"{{phase}}": mean(m.COLD_START, "phase", where=where(phase='!="total"'))},
+        unit="s",
+        stack=True,
+        about="Mean of each phase, in order: queue, schedule, sandbox, agent, init, first_byte.",
+    ),
+]
+
+ASYNC: Final = [
+    up(
+        "Queue",
+        f"min({m.QUEUE_UP.name})",
+        about="Whether every gateway reaches it. While it is away, Event is answered 503; other invocations go on.",
+    ),
+    panel(
+        "Events received",
+        {
+            "received": rate(m.EVENTS_RECEIVED),
+            "came again, not added": rate(m.EVENTS_DEDUPLICATED),
+        },
+        unit="reqps",
+        about="Accepted, durably; and repeated submissions with the same idempotency key.",
+        width=10,
+    ),
+    panel(
+        "Events delivered",
+        {"{{status}}": rate(m.EVENTS_DELIVERED, "status")},
+        unit="reqps",
+        stack=True,
+        about="Events that ended, by how.",
+        width=10,
+    ),
+    panel(
+        "Backlog, by function",
+        {f"{EACH} {{{{state}}}}": seen_by_each_gateway(m.EVENT_BACKLOG, *m.FUNCTION, "state")},
+        stack=True,
+        about="waiting could be taken now; held is in a gateway's hand, or waits for its next try.",
+    ),
+    panel(
+        "Oldest event, by function",
+        {EACH: seen_by_each_gateway(m.EVENT_OLDEST_AGE, *m.FUNCTION)},
+        unit="s",
+        about="Its age. An event is given up at the Function's maxAge.",
+    ),
+    panel(
+        "Age at delivery",
+        {name: quantile(share, m.EVENT_AGE) for name, share in QUANTILES.items()},
+        unit="s",
+        about="How old an event was when a pod first got it.",
+    ),
+    heatmap("Age at delivery", m.EVENT_AGE, about="The same, as a distribution."),
+    panel(
+        "Retried",
+        {"{{reason}}": rate(m.EVENTS_RETRIED, "reason")},
+        unit="reqps",
+        stack=True,
+        about="Tries that are followed by another one, by what went wrong.",
+    ),
+    panel(
+        "Dead-lettered, by function",
+        {f"{EACH} {{{{condition}}}}": rate(m.EVENTS_DEAD_LETTERED, *m.FUNCTION, "condition")},
+        unit="reqps",
+        about="Events that failed for good: kappa async ls --dead, kappa async redrive.",
+    ),
+    panel(
+        "Deliveries to destinations",
+        {"{{destination}}, {{outcome}}": rate(m.DELIVERIES, "destination", "outcome")},
+        unit="reqps",
+        stack=True,
+        about="Tries to deliver a record.",
+    ),
+]
+
+ROWS: Final = {"Invocations": INVOCATIONS, "Pods and cold starts": CAPACITY, "Asynchronous invocations": ASYNC}
+
+
+def dashboard() -> str:
+    """The dashboard as JSON text."""
+    panels: list[Panel] = []
+    top = 0
+    for title, row in ROWS.items():
+        panels.append({"type": "row", "title": title, "gridPos": {"x": 0, "y": top, "w": COLUMNS, "h": 1}})
+        top += 1
+        left = 0
+        for each in row:
+            width = each["gridPos"]["w"]
+            if left + width > COLUMNS:
+                left, top = 0, top + HEIGHT
+            panels.append({**each, "datasource": DATASOURCE, "gridPos": {"x": left, "y": top, "w": width, "h": HEIGHT}})
+            left += width
+        top += HEIGHT
+    model = {
+        "uid": "kappa",
+        "title": "Kappa",
+        "tags": ["kappa"],
+        "schemaVersion": 39,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [_datasource(), _label("namespace"), _label("function", 'namespace=~"$namespace"')]},
+        "panels": [{"id": number, **each} for number, each in enumerate(panels, start=1)],
+    }
+    return json.dumps(model, indent=1) + "\n"
+
+
+def _datasource() -> dict[str, Any]:
+    return {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
+
+
+def _label(name: str, within: str = "") -> dict[str, Any]:
+    selector = f"{{{within}}}" if within else ""
+    return {
+        "name": name,
+        "label": name.capitalize(),
+        "type": "query",
+        "datasource": DATASOURCE,
+        # pods of every function that is served, called or not
+        "query": f"label_values({m.PODS.name}{selector}, {name})",
+        "refresh": 2,
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }

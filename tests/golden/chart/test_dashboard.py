@@ -1,0 +1,83 @@
+"""The Grafana dashboard asks only for metrics and labels that there are, and shows each of them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from kappa_core import metrics
+from kappa_core.metrics import Metric
+
+FILE = Path(__file__).resolve().parents[3] / "charts" / "kappa" / "files" / "dashboards" / "kappa.json"
+METRICS = {value.name: value for value in vars(metrics).values() if isinstance(value, Metric)}
+
+
+def dashboard() -> dict[str, Any]:
+    model: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return model
+
+
+def expressions() -> list[str]:
+    return [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
+
+
+def metric_of(series: str) -> Metric:
+    """The metric that a series' name belongs to; histograms have three series, and none of their own name."""
+    base = re.sub(r"_(bucket|sum|count)$", "", series)
+    if base in METRICS and METRICS[base].kind == "histogram":
+        assert base != series, f"{series} is a histogram: ask for its _bucket, _sum or _count"
+        return METRICS[base]
+    assert series in METRICS, f"there is no metric {series}"
+    return METRICS[series]
+
+
+def test_every_metric_that_is_asked_for_exists() -> None:
+    for expression in expressions():
+        series = re.findall(r"\bkappa_\w+", expression)
+        assert series, expression
+        for name in series:
+            metric_of(name)
+
+
+def test_every_label_that_is_asked_for_exists() -> None:
+    for expression in expressions():
+        labels = {label for name in re.findall(r"\bkappa_\w+", expression) for label in metric_of(name).labels} | {"le"}
+        grouped = {each.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for each in group.split(",")}
+        matched = set(re.findall(r"(\w+)[!=]~?\"", expression))
+        assert (grouped | matched) - {""} <= labels, expression
+
+
+def test_legends_name_labels_that_the_query_keeps() -> None:
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", []):
+            kept = {
+                each.strip() for group in re.findall(r"by \(([^)]*)\)", target["expr"]) for each in group.split(",")
+            }
+            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= kept, target
+
+
+def test_every_metric_of_the_gateway_is_shown() -> None:
+    shown = {metric_of(name).name for each in expressions() for name in re.findall(r"\bkappa_\w+", each)}
+    assert shown == set(METRICS)
+
+
+def test_counters_are_never_shown_as_they_are() -> None:
+    for expression in expressions():
+        for name in re.findall(r"\bkappa_\w+", expression):
+            if metric_of(name).kind != "gauge":
+                assert re.search(rf"(rate|increase)\({name}\b", expression), expression
+
+
+def test_panels_have_titles_explanations_and_room() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for panel in panels
+        for grid in [panel["gridPos"]]
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+    assert len(set(cells)) == len(cells), "panels overlap"
+    assert all(0 <= x < 24 for x, _ in cells)
+    assert all(panel["title"] and (panel["type"] == "row" or panel["description"]) for panel in panels)
