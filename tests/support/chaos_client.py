@@ -88,7 +88,7 @@ class ChaosClient:
             answers = await asyncio.gather(*(self._ask(function, each) for function, each in sorted(open_ids)))
             for (function, request_id), said in zip(sorted(open_ids), answers, strict=True):
                 if said is not None:
-                    self.ledger.outcomes[request_id] = Outcome(said["status"], said["attempts"], False)
+                    self.ledger.outcomes[request_id] = Outcome(said["status"], said["attempts"], said["deadLetter"])
                     if said["status"] in FINAL:
                         open_ids.discard((function, request_id))
             if time.monotonic() > deadline:

@@ -7,7 +7,9 @@ A Lambda handler (`main.handler`), and as a script a web server on port 8080.
 import http.client
 import json
 import os
+import signal
 import socket
+import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,5 +73,12 @@ class Web(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = False  # what runs when it is told to stop ends first
+
+
 if __name__ == "__main__":
-    ThreadingHTTPServer(("", 8080), Web).serve_forever()
+    server = Server(("", 8080), Web)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    server.serve_forever()
+    server.server_close()
