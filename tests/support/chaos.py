@@ -29,8 +29,8 @@ class PlannedEvent:
     function: str
     fails: int
     """So many of its runs end with the function's own error, then one succeeds."""
-    sent_twice: bool
-    """Its client sends it again although it was answered, as one does whose answer got lost on the way."""
+    again_after: float | None
+    """Its client sends it again so many seconds after it was answered, as one does whose answer got lost on the way."""
 
 
 def planned_events(
@@ -44,7 +44,8 @@ def planned_events(
     for number in range(count):
         function = draw.choices(names, [shares[name] for name in names])[0]
         fails = draw.randint(1, max_attempts) if draw.random() < failing.get(function, 0) else 0
-        events.append(PlannedEvent(f"{seed}-{number}", function, fails, draw.random() < 0.05))
+        again = draw.uniform(0, 10) if draw.random() < 0.1 else None
+        events.append(PlannedEvent(f"{seed}-{number}", function, fails, again))
     return events
 
 

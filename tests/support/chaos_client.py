@@ -47,10 +47,13 @@ class ChaosClient:
                 group.create_task(self._submit(submission))
 
     async def _submit(self, submission: Submission) -> None:
-        for _ in range(2 if submission.planned.sent_twice else 1):
-            await self._until_accepted(submission, time.monotonic() + PATIENCE)
+        await self._until_accepted(submission)
+        if submission.planned.again_after is not None:
+            await asyncio.sleep(submission.planned.again_after)
+            await self._until_accepted(submission)
 
-    async def _until_accepted(self, submission: Submission, deadline: float) -> None:
+    async def _until_accepted(self, submission: Submission) -> None:
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if await self._try(submission):
                 return
