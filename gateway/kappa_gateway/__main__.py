@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from kappa_core import logs
+from kappa_gateway.queue.protocol import QueueMisconfigured
 from kappa_gateway.server import serve
 from kappa_gateway.settings import Settings
 
@@ -23,7 +24,7 @@ def main() -> int:
 
     try:
         uvloop.run(serve(settings, KubernetesBackend(settings.namespaces)))
-    except (NoCluster, OSError) as error:
+    except (NoCluster, QueueMisconfigured, OSError) as error:
         print(f"the gateway cannot start: {error}", file=sys.stderr)  # noqa: T201 - for a person, as above
         return 1
     return 0

@@ -37,15 +37,16 @@ class DemandFeed:
             self._publish(self.full_report())
 
     def waits(self, function: FunctionState) -> None:
-        """A function starts to wait: said at once."""
+        """A function starts to wait, or to have events in the queue: said at once."""
         if self._readers:
             self._publish(DemandReport(self._name, False, (_demand(function),)))
 
     def full_report(self) -> DemandReport:
-        """Every function with an invocation in flight or waiting since the last full report; peaks begin anew."""
+        """Every function with an invocation in flight or waiting since the last full report, or with events in the queue;
+        peaks begin anew."""
         functions = []
         for function in self._functions():
-            if function.peak_in_flight or function.waiters:
+            if function.peak_in_flight or function.waiters or function.backlog:
                 functions.append(_demand(function))
                 function.peak_in_flight = function.in_flight
         return DemandReport(self._name, True, tuple(functions))
@@ -60,7 +61,9 @@ class DemandFeed:
         queue: asyncio.Queue[DemandReport | None] = asyncio.Queue(BACKLOG)
         self._readers.add(queue)
         try:
-            functions = tuple(_demand(f) for f in self._functions() if f.in_flight or f.peak_in_flight or f.waiters)
+            functions = tuple(
+                _demand(f) for f in self._functions() if f.in_flight or f.peak_in_flight or f.waiters or f.backlog
+            )
             yield DemandReport(self._name, True, functions)
             while queue in self._readers or not queue.empty():
                 report = await queue.get()
@@ -91,6 +94,7 @@ def _demand(function: FunctionState) -> FunctionDemand:
         name=function.name,
         in_flight=max(function.peak_in_flight, function.in_flight),
         waiting=len(function.waiters),
+        backlog=function.backlog,
         mean_duration=function.mean_duration,
         cold_start=function.cold_start,
         pods={name: pod.outstanding for name, pod in function.pods.items() if pod.outstanding},

@@ -165,6 +165,7 @@ class Exchange(Ticket):
                     "duration_ms": round(duration * 1000, 3),
                 },
             )
+        return kept
 
     def forget(self) -> None:
         """It was no invocation yet, but an event that was taken for later: `end` counts nothing."""

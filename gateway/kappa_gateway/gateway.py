@@ -3,18 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kappa_gateway.bodies import BodyMemory
 from kappa_gateway.demand import DemandFeed
 from kappa_gateway.dialer import Dialer
 from kappa_gateway.dispatcher import Dispatcher
-from kappa_gateway.events.intake import Accepts
 from kappa_gateway.metrics import FunctionMetrics, Metrics
 from kappa_gateway.registry import Registry
 from kappa_gateway.settings import Settings
 from kappa_gateway.state import FunctionState, PodState
 from kappa_gateway.upstream import Upstream
+
+if TYPE_CHECKING:
+    from kappa_gateway.events.service import Events
 
 SWEEP_INTERVAL: Final = 0.1
 """Seconds between looks at deadlines: one sweep over what is in flight instead of a timer for each request."""
@@ -44,12 +46,13 @@ class Gateway:
             on_pod=self.dialer.dial,
             on_pod_gone=self._pod_gone,
             on_function=self._function,
+            on_function_gone=self._function_gone,
         )
         self.metrics = Metrics(self.registry)
         self.demand = DemandFeed(settings.name, lambda: self.registry)
         self.dispatcher.on_waiting = self.demand.waits
         self.bodies = BodyMemory(settings.body_memory_bytes)
-        self.events: Accepts | None = None
+        self.events: Events | None = None
         """Asynchronous invocations; None where no queue is configured."""
         self.sweeps: list[Callable[[float], None]] = []
         """Called every `SWEEP_INTERVAL` with the loop's time."""
@@ -59,10 +62,12 @@ class Gateway:
         return self.registry.synced.is_set() and not self.draining
 
     async def run(self) -> None:
-        """Deadlines and demand reports, until cancelled."""
+        """Deadlines, demand reports and events, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.demand.run(), name="demand")
             group.create_task(self._sweep(), name="sweep")
+            if self.events is not None:
+                group.create_task(self.events.run(), name="events")
 
     async def close(self) -> None:
         self.demand.close()
@@ -93,3 +98,9 @@ class Gateway:
 
     def _function(self, function: FunctionState) -> None:
         self.metrics_of(function)
+        if self.events is not None:
+            self.events.function_changed(function)
+
+    def _function_gone(self, function: FunctionState) -> None:
+        if self.events is not None:
+            self.events.function_gone(function)

@@ -161,6 +161,10 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
+    def register(self, collector: Collector) -> None:
+        """Have further counts on the page."""
+        self._registry.register(collector)
+
     def refuse(self, error: str) -> None:
         """Count a request that belongs to no function."""
         refused = self.collector.refused

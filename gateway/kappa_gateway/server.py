@@ -6,7 +6,7 @@ import json
 import logging
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, cast
 
 import uvicorn
@@ -17,8 +17,12 @@ from kappa_gateway.answers import Receive, Scope, Send
 from kappa_gateway.app import make_app
 from kappa_gateway.backend import Backend
 from kappa_gateway.demand import Overrun
+from kappa_gateway.events.destinations.deliverer import Deliverer
+from kappa_gateway.events.service import Events
 from kappa_gateway.gateway import Gateway
 from kappa_gateway.http_server import Swept, protocol_for, sweeper
+from kappa_gateway.queue.factory import make_queue
+from kappa_gateway.queue.protocol import Publisher
 from kappa_gateway.settings import Settings
 from kappa_gateway.websocket import relay_for
 
@@ -50,7 +54,8 @@ async def serve(
     """Serve until `stop` is set (without one: until SIGTERM or SIGINT), then drain and return.
 
     `on_started(gateway, port, internal_port)` is called once the ports listen; the gateway is synced a moment later
-    (`gateway.registry.synced`). Raises `OSError` if a port is taken, and whatever ends the backend.
+    (`gateway.registry.synced`). Raises `OSError` if a port is taken, `QueueMisconfigured` if the queue will not do, and
+    whatever ends the backend.
     """
     if stop is None:
         stop = asyncio.Event()
@@ -59,6 +64,34 @@ async def serve(
     raise_file_limit()
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     gateway = Gateway(settings)
+    async with asynchronous(gateway):
+        await _serve_all(gateway, backend, stop, on_started)
+
+
+@contextlib.asynccontextmanager
+async def asynchronous(gateway: Gateway) -> AsyncIterator[None]:
+    """With a queue in the settings: `gateway.events` for as long. Raises `QueueMisconfigured`."""
+    queue = make_queue(gateway.settings)
+    if queue is None:
+        yield
+        return
+    await queue.open()
+    try:
+        publisher = cast(Publisher, queue) if hasattr(queue, "publish") else None
+        async with Deliverer(gateway.settings, publisher) as deliverer:
+            gateway.events = Events(gateway, queue, deliverer)
+            yield
+    finally:
+        await queue.close()
+
+
+async def _serve_all(
+    gateway: Gateway,
+    backend: Backend,
+    stop: asyncio.Event,
+    on_started: Callable[[Gateway, int, int], None] | None,
+) -> None:
+    settings = gateway.settings
     public = _make_server(settings, gateway)
     gateway.sweeps.append(sweeper(cast(set[Swept], public.server_state.connections)))
     internal = _make_internal_server(settings, gateway) if settings.internal_port >= 0 else None
@@ -80,13 +113,18 @@ async def serve(
         if stopping not in done:
             raise RuntimeError(f"{', '.join(task.get_name() for task in done)} ended though nobody asked for it")
         gateway.draining = True
+        if gateway.events is not None:
+            gateway.events.stop()
         logger.info("stopping", extra={"in_flight": len(gateway.upstream.active)})
         await asyncio.sleep(settings.drain_delay)
     finally:
         gateway.draining = True
         # backend, clockwork and demand stream go on while requests end: one that waits may still get its pod
         public.should_exit = True
-        await asyncio.gather(running[0], return_exceptions=True)
+        ends = [running[0]]
+        if gateway.events is not None:
+            ends.append(asyncio.create_task(gateway.events.drain(settings.drain_timeout), name="events' end"))
+        await asyncio.gather(*ends, return_exceptions=True)
         gateway.demand.close()
         for server in servers:
             server.should_exit = True

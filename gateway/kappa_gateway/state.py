@@ -79,6 +79,7 @@ class FunctionState:
     __slots__ = (
         "arn",
         "available",
+        "backlog",
         "cold_start",
         "failure",
         "function",
@@ -120,6 +121,8 @@ class FunctionState:
         """Seconds, moving average of invocations; 0 while none has ended."""
         self.cold_start = 0.0
         """Seconds, moving average of cold starts; 0 while none was seen."""
+        self.backlog = 0
+        """Its events that no gateway has taken from the queue, as last heard."""
         self.arn = ""
         self.request_head = b""
         """What every invocation's head to a pod shares (`lambda` protocol)."""
