@@ -189,8 +189,8 @@ class KeptAnswers:
 
     def _log_dropped(self) -> None:
         self._log(
-            b"kappa: dropped the answers of %d events that no gateway had seen to yet: all of them together may take %.1f MiB."
-            b" Should their gateway have died, they are run again. A Function with more memory keeps more\n"
+            b"kappa: answers to events dropped before a gateway had seen to them: %d. All that are kept may take %.1f MiB."
+            b" Should their gateway have died, these events are run again; a Function with more memory keeps more\n"
             % (self._dropped, self._budget / 1024 / 1024)
         )
         self._dropped = 0

@@ -181,9 +181,9 @@ def test_what_is_dropped_is_said_now_and_then():
     for number in range(10):
         store.run(number)
     assert len(store.lines) == 1
-    assert b"dropped the answers of 1 events" in store.lines[0]
+    assert b"had seen to them: 1." in store.lines[0]
     store.loop.advance(kept.LOG_PAUSE)
-    assert b"dropped the answers of 9 events" in store.lines[1]
+    assert b"had seen to them: 9." in store.lines[1]
     store.loop.advance(10 * kept.LOG_PAUSE)
     assert len(store.lines) == 2
     assert not store.loop.timers
