@@ -1,6 +1,7 @@
 """What follows from an event's end: who hears of it, by which event, and what the record says."""
 
 import base64
+import copy
 import json
 import re
 from typing import Any
@@ -17,11 +18,12 @@ from kappa_core.function import Function
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:team-a.case"
 NOW = 1_795_442_709.2504
+SMALLEST = function_constraints.smallest()
 FAILURES = [condition for condition in Condition if condition is not Condition.SUCCESS]
 
 
 def function(**destinations_of: Any) -> Function:
-    manifest = function_constraints.smallest()
+    manifest = copy.deepcopy(SMALLEST)
     manifest["metadata"]["namespace"] = "team-a"
     manifest["spec"]["async"] = destinations_of
     return Function.model_validate(manifest)
