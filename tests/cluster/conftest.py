@@ -2,6 +2,8 @@
 
 The cluster is whichever `KUBECONFIG` names; where it names none and `../shared/cluster/up` exists, that one is started.
 Images come from `KAPPA_TEST_REGISTRY` (default `kappa`) with the tag `KAPPA_TEST_TAG` (default `dev`).
+The queue is the chart's own NATS; `KAPPA_TEST_NATS_IMAGE` names its image where the official one cannot be pulled (on the
+cluster of `../shared/cluster` that is the default, made by `make nats-image`).
 Where namespaces cannot be made, `KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the
 chart serves those alone.
 """
@@ -28,6 +30,9 @@ RELEASE = "kappa"
 SYSTEM = "kappa-system"
 REGISTRY = os.environ.get("KAPPA_TEST_REGISTRY", "kappa")
 TAG = os.environ.get("KAPPA_TEST_TAG", "dev")
+NATS_IMAGE = os.environ.get("KAPPA_TEST_NATS_IMAGE", "kappa-test/nats:dev" if SHARED_CLUSTER.exists() else "")
+IMPATIENT = {"eventRetryDelays": [0.5, 1], "eventFirstBackoff": 0.2, "eventLongestBackoff": 2, "queueLease": 5}
+"""Settings of the gateway with which tests of asynchronous invocations need no minutes."""
 NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split(",") if name]
 T = TypeVar("T")
 
@@ -225,6 +230,9 @@ class Release:
         """With the test images, and `args` such as `--set=operator.replicas=2`."""
         take = ["--take-ownership", *(["--force-conflicts"] if self._is_helm_4() else [])]
         values = [f"--set-string=image.registry={REGISTRY},image.tag={TAG}", "--set=gateway.service.type=NodePort"]
+        values += [f"--set-json=gateway.config.{name}={json.dumps(value)}" for name, value in IMPATIENT.items()]
+        if NATS_IMAGE:
+            values.append(f"--set-string=queue.nats.image={NATS_IMAGE}")
         if NAMESPACES:
             values.append(f"--set=watchNamespaces={{{','.join(NAMESPACES)}}}")
         chart = str(ROOT / "charts" / "kappa")

@@ -72,12 +72,67 @@ class Function:
                 return answer
             await asyncio.sleep(0.1)
 
-    async def _invoke(self, event: object, timeout: float) -> Answer:
+    async def _invoke(self, event: object, timeout: float, headers: Mapping[str, str] | None = None) -> Answer:
         connector = aiohttp.TCPConnector(force_close=True)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout)) as session:
             body = json.dumps({} if event is None else event)
-            async with session.post(self.invoke_url, data=body) as answer:
+            async with session.post(self.invoke_url, data=body, headers=headers) as answer:
                 return Answer(answer.status, answer.headers.copy(), await answer.read())
+
+    @property
+    def events_url(self) -> str:
+        """Of its asynchronous invocations."""
+        return f"{self.gateway}/v1/namespaces/{self.namespace}/functions/{self.name}/async"
+
+    async def submit(self, event: object = None, **headers: str) -> str:
+        """An asynchronous invocation: its request id, once a gateway that has heard of the Function took it."""
+        deadline = time.monotonic() + 10
+        while True:
+            answer = await self.try_to_submit(event, **headers)
+            if answer.status == 202:
+                return answer.headers["x-amzn-requestid"]
+            assert answer.status in (404, 503), f"{answer.status} {answer.body!r}"
+            assert time.monotonic() < deadline, f"{answer.status} {answer.body!r}"
+            await asyncio.sleep(0.1)
+
+    async def try_to_submit(self, event: object = None, **headers: str) -> Answer:
+        return await self._invoke(event, 30, {"X-Amz-Invocation-Type": "Event", **headers})
+
+    async def event(self, request_id: str) -> dict[str, Any]:
+        """What the gateway says of an asynchronous invocation; an AssertionError while it cannot say."""
+        answer = await self._get(f"{self.events_url}/{request_id}")
+        assert answer.status == 200, f"{answer.status} {answer.body!r}"
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Of all its asynchronous invocations, newest first."""
+        answer = await self._get(self.events_url)
+        assert answer.status == 200, f"{answer.status} {answer.body!r}"
+        found: list[dict[str, Any]] = answer.json()["invocations"]
+        return found
+
+    async def ended(self, request_id: str, timeout: float = 60) -> dict[str, Any]:
+        """The same, once it has ended. The gateway may be away meanwhile."""
+        deadline = time.monotonic() + timeout
+        last: object = None
+        while True:
+            try:
+                last = event = await self.event(request_id)
+                if event["status"] in ("succeeded", "failed", "expired"):
+                    return event
+            except (AssertionError, aiohttp.ClientError, TimeoutError) as error:
+                last = error
+            assert time.monotonic() < deadline, f"{request_id} has not ended within {timeout} s: {last!r}"
+            await asyncio.sleep(0.1)
+
+    async def _get(self, url: str) -> Answer:
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(20)) as session,
+            session.get(url) as answer,
+        ):
+            return Answer(answer.status, answer.headers.copy(), await answer.read())
 
     def get(self) -> dict[str, Any]:
         found: dict[str, Any] = self.kubectl.json("get", KIND, self.name, namespace=self.namespace)

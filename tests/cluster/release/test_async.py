@@ -1,0 +1,320 @@
+"""Asynchronous invocations: nothing that was answered 202 is lost, whatever stops, and nothing runs twice without need.
+
+The release is installed with short delays (`IMPATIENT` in the conftest above).
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+pytestmark = pytest.mark.cluster
+
+SYSTEM = "kappa-system"
+NATS = "statefulset/kappa-nats"
+GATEWAY_PODS = ("-l", "app.kubernetes.io/name=kappa,app.kubernetes.io/component=gateway")
+
+ECHO = """
+def handler(event, context):
+    return {"event": event, "id": context.aws_request_id}
+"""
+
+FAILING = """
+ids = []
+def handler(event, context):
+    ids.append(context.aws_request_id)
+    if len(ids) <= event["failures"]:
+        raise ValueError(f"failure {len(ids)}")
+    return ids
+"""
+
+COUNTING = """
+import time
+runs = {}
+def handler(event, context):
+    runs[event["name"]] = runs.get(event["name"], 0) + 1
+    time.sleep(event.get("sleep", 0))
+    return runs[event["name"]]
+"""
+
+RECEIVER = """
+import base64, http.server, json
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        first = Receiver.count == 0
+        Receiver.count += 1
+        self.send_response(503 if first else 204)
+        self.end_headers()
+        got = {"headers": {k.lower(): v for k, v in self.headers.items()}, "body": base64.b64encode(body).decode()}
+        print(json.dumps(got), flush=True)
+    def log_message(self, *arguments):
+        pass
+Receiver.count = 0
+http.server.HTTPServer(("", 8000), Receiver).serve_forever()
+"""
+
+
+# -- the way of an event
+
+
+def test_boto3_gets_202_and_the_function_runs_with_that_request_id(
+    new_function: Callable[..., Any], gateway_url: str, eventually: Any
+) -> None:
+    function = new_function(ECHO)
+    eventually(function.is_verified, timeout=30)  # and no pod is left of that: it runs from zero
+    client = boto3.client(
+        "lambda",
+        endpoint_url=gateway_url,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    name = f"{function.namespace}.{function.name}"
+    answer = client.invoke(FunctionName=name, InvocationType="Event", Payload=json.dumps({"n": 1}))
+    assert (answer["StatusCode"], answer["Payload"].read()) == (202, b"")
+    request_id = answer["ResponseMetadata"]["RequestId"]
+    event = asyncio.run(function.ended(request_id))
+    assert (event["status"], event["attempts"]) == ("succeeded", 1)
+    assert event["result"] == {"event": {"n": 1}, "id": request_id}
+
+
+async def test_a_function_error_is_tried_again_with_the_same_id(new_function: Callable[..., Any]) -> None:
+    function = new_function(FAILING, scaling={"maxReplicas": 1})
+    request_id = await function.submit({"failures": 2})
+    event = await function.ended(request_id)
+    assert (event["status"], event["attempts"]) == ("succeeded", 3)
+    assert event["result"] == [request_id] * 3
+
+
+async def test_the_last_failure_goes_to_the_dead_letter_and_the_cli_runs_it_again(
+    new_function: Callable[..., Any], gateway_url: str
+) -> None:
+    function = new_function(FAILING, scaling={"maxReplicas": 1}, **{"async": {"maxAttempts": 1}})
+    request_id = await function.submit({"failures": 1})
+    event = await function.ended(request_id)
+    assert (event["status"], event["attempts"], event["deadLetter"]) == ("failed", 1, True)
+    assert event["error"]["errorMessage"] == "failure 1"
+    listed = await kappa("async", "ls", function.name, "-n", function.namespace, gateway=gateway_url)
+    assert request_id in listed
+    await kappa("async", "redrive", function.name, request_id, "-n", function.namespace, gateway=gateway_url)
+    again = (await function.event(request_id))["redrivenAs"]
+    event = await function.ended(again)
+    assert (event["status"], event["result"]) == ("succeeded", [request_id, again])
+
+
+async def test_max_replicas_of_zero_goes_straight_to_the_dead_letter(new_function: Callable[..., Any]) -> None:
+    function = new_function(ECHO, scaling={"maxReplicas": 0})
+    event = await function.ended(await function.submit(), timeout=20)
+    assert (event["status"], event["attempts"], event["deadLetter"]) == ("failed", 0, True)
+    assert "maxReplicas" in event["error"]["errorMessage"]
+
+
+async def test_a_backlog_scales_out_and_a_key_makes_an_event_once(new_function: Callable[..., Any]) -> None:
+    function = new_function(COUNTING, scaling={"maxReplicas": 3, "keepWarm": "1m"})
+    keyed = {"Kappa-Idempotency-Key": "order-7"}
+    ids = [await function.submit({"name": "seven", "sleep": 2}, **keyed) for _ in range(2)]
+    assert ids[0] == ids[1]
+    ids += [await function.submit({"name": str(number), "sleep": 2}) for number in range(6)]
+    events = await asyncio.gather(*(function.ended(request_id) for request_id in set(ids)))
+    assert [event["result"] for event in events] == [1] * 7
+    assert len(function.pods()) > 1
+
+
+# -- destinations
+
+
+async def test_functions_form_a_chain(new_function: Callable[..., Any], eventually: Any) -> None:
+    second = new_function("def handler(event, context): return event")
+    first = new_function(ECHO, **{"async": {"onSuccess": {"function": {"name": second.name}}}})
+    request_id = await first.submit({"n": 1})
+
+    async def arrived() -> Any:
+        return await second.events()
+
+    (event,) = await eventually.soon(arrived, timeout=60)
+    record = (await second.ended(event["requestId"]))["result"]
+    assert record["requestContext"] | {"requestId": request_id, "condition": "Success"} == record["requestContext"]
+    assert record["requestContext"]["approximateInvokeCount"] == 1
+    assert record["requestContext"]["functionArn"].endswith(f":{first.namespace}.{first.name}:$LATEST")
+    assert record["requestPayload"] == {"n": 1}
+    assert record["responsePayload"] == {"event": {"n": 1}, "id": request_id}
+
+
+@pytest.fixture
+def receiver(kubectl: Any, home: str, eventually: Any) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """A web server in a pod that refuses the first request: its address, and what it got."""
+    image = f"{os.environ.get('KAPPA_TEST_REGISTRY', 'kappa')}/runtime-python:{os.environ.get('KAPPA_TEST_TAG', 'dev')}"
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "receiver",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-c", RECEIVER],
+        "securityContext": security,
+        "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
+    }
+    spec = {
+        "containers": [container],
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "receiver"}, "spec": spec}, namespace=home)
+    kubectl("wait", "pod/receiver", "--for=condition=Ready", "--timeout=60s", namespace=home)
+    address = kubectl("get", "pod", "receiver", "-o", "jsonpath={.status.podIP}", namespace=home)
+    host = f"[{address}]" if ":" in address else address
+
+    def received() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in kubectl("logs", "receiver", namespace=home).splitlines()]
+
+    yield f"http://{host}:8000/orders?a=1", received
+    kubectl("delete", "pod", "receiver", "--wait=false", namespace=home)
+
+
+async def test_a_web_address_gets_a_signed_cloud_event_until_it_takes_it(
+    new_function: Callable[..., Any],
+    receiver: tuple[str, Callable[[], list[dict[str, Any]]]],
+    kubectl: Any,
+    eventually: Any,
+) -> None:
+    address, received = receiver
+    code = "def handler(event, context): raise KeyError('order')"
+    hears = {"maxAttempts": 1, "onFailure": {"http": {"url": address}}}
+    function = new_function(code, **{"async": hears})
+    request_id = await function.submit({"n": 1})
+    first, second = await asyncio.to_thread(eventually, lambda: len(received()) == 2 and received(), 60)
+    assert first["headers"]["webhook-id"] == second["headers"]["webhook-id"], "a repetition cannot be told"
+    body = base64.b64decode(second["body"])
+    headers = second["headers"]
+    assert (headers["ce-specversion"], headers["content-type"]) == ("1.0", "application/json")
+    assert {"ce-id", "ce-source", "ce-type"} <= set(headers)
+    record = json.loads(body)
+    assert (record["requestContext"]["requestId"], record["requestContext"]["condition"]) == (
+        request_id,
+        "RetriesExhausted",
+    )
+    assert record["responsePayload"]["errorType"] == "KeyError"
+    # As a receiver checks it, with the namespace's key, which it was given.
+    secret = kubectl.json("get", "secret", "kappa-signing", namespace=SYSTEM)["data"]["signing-key"]
+    key = hmac.digest(base64.b64decode(secret), f"kappa-webhook/{function.namespace}".encode(), hashlib.sha256)
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+    assert hmac.compare_digest(headers["webhook-signature"], expected)
+    assert abs(time.time() - int(headers["webhook-timestamp"])) < 120
+
+
+# -- what stops, and what goes on
+
+
+async def test_events_wait_while_nats_is_away_and_other_invocations_go_on(
+    new_function: Callable[..., Any], kubectl: Any, eventually: Any
+) -> None:
+    function = new_function(COUNTING, scaling={"maxReplicas": 2, "keepWarm": "1m"})
+    ids = [await function.submit({"name": str(number), "sleep": 0.5}) for number in range(12)]
+    await asyncio.to_thread(kubectl, "scale", NATS, "--replicas=0", namespace=SYSTEM)
+    try:
+        await asyncio.to_thread(kubectl, "wait", "pod/kappa-nats-0", "--for=delete", "--timeout=60s", namespace=SYSTEM)
+
+        async def refused() -> Any:
+            answer = await function.try_to_submit({"name": "late"})
+            assert answer.status == 503, f"{answer.status} {answer.body!r}"
+            return answer
+
+        answer = await eventually.soon(refused, timeout=20)
+        assert answer.headers["x-amzn-errortype"] == "QueueUnavailable"
+        assert "try again" in answer.json()["Message"]
+        assert (await function.invoke({"name": "sync"})).json() == 1
+    finally:
+        await asyncio.to_thread(kubectl, "scale", NATS, "--replicas=1", namespace=SYSTEM)
+    ids.append(await _accepted_again(function, {"name": "after"}))
+    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
+    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 13
+
+
+async def test_events_outlive_the_sudden_death_of_nats(
+    new_function: Callable[..., Any], kubectl: Any, eventually: Any
+) -> None:
+    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "1m"})
+    ids = [await function.submit({"name": str(number), "sleep": 0.3}) for number in range(20)]
+    await asyncio.to_thread(kubectl, "delete", "pod", "kappa-nats-0", "--grace-period=0", "--force", namespace=SYSTEM)
+    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
+    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 20
+
+
+async def test_killed_gateways_neither_lose_a_running_event_nor_run_it_twice(
+    new_function: Callable[..., Any], kubectl: Any
+) -> None:
+    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "2m"})
+    assert (await function.invoke({"name": "warm"})).status == 200
+    request_id = await function.submit({"name": "slow", "sleep": 8})
+    waiting = await function.submit({"name": "waiting"})
+    await _status(function, request_id, "running")
+    # all of them: whichever has it in hand
+    await asyncio.to_thread(kubectl, "delete", "pods", *GATEWAY_PODS, "--grace-period=0", "--force", namespace=SYSTEM)
+    await asyncio.to_thread(kubectl, "rollout", "status", "deployment/kappa-gateway", "--timeout=90s", namespace=SYSTEM)
+    events = await asyncio.gather(function.ended(request_id), function.ended(waiting))
+    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 2
+    runs = {name: (await function.invoke({"name": name})).json() - 1 for name in ("slow", "waiting")}
+    assert runs == {"slow": 1, "waiting": 1}
+
+
+async def test_an_upgrade_keeps_events_and_keys(new_function: Callable[..., Any], release: Any, kubectl: Any) -> None:
+    def secrets() -> list[Any]:
+        return [
+            kubectl.json("get", "secret", name, namespace=SYSTEM)["data"] for name in ("kappa-nats", "kappa-signing")
+        ]
+
+    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "2m"})
+    ids = [await function.submit({"name": str(number), "sleep": 0.5}) for number in range(30)]
+    before = secrets()
+    roll = "gateway.podAnnotations.roll=async,queue.nats.podAnnotations.roll=async"
+    await asyncio.to_thread(release.install, f"--set-string={roll}")
+    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
+    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 30
+    assert secrets() == before
+
+
+async def _accepted_again(function: Any, event: object) -> str:
+    deadline = time.monotonic() + 60
+    while True:
+        answer = await function.try_to_submit(event)
+        if answer.status == 202:
+            return str(answer.headers["x-amzn-requestid"])
+        assert answer.status == 503, f"{answer.status} {answer.body!r}"
+        assert time.monotonic() < deadline, f"{answer.status} {answer.body!r}"
+        await asyncio.sleep(0.2)
+
+
+async def _status(function: Any, request_id: str, status: str) -> None:
+    deadline = time.monotonic() + 30
+    while (event := await function.event(request_id))["status"] != status:
+        assert time.monotonic() < deadline, event
+        await asyncio.sleep(0.1)
+
+
+async def kappa(*arguments: str, gateway: str) -> str:
+    """The command line's output."""
+    program = Path(sys.executable).with_name("kappa")
+    process = await asyncio.create_subprocess_exec(
+        str(program),
+        *arguments,
+        env={**os.environ, "KAPPA_GATEWAY": gateway},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, f"kappa {' '.join(arguments)}: {errors.decode()}{output.decode()}"
+    return output.decode()
