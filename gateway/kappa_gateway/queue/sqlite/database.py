@@ -28,10 +28,12 @@ class Database:
     def lock(self) -> None:
         """One process per file: counts and notifications are in its memory. The lock goes with the process, however it
         dies. Raises `QueueMisconfigured` where another process has it."""
+        lock_path = Path(f"{self.path}.lock")
         if self._lock_file is not None:
-            return
+            if inode(lock_path) == inode(self._lock_file):
+                return
+            self.unlock()  # the lock's file was removed, so that another process would not see it
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock_path = f"{self.path}.lock"
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,14 +83,6 @@ class Database:
             connection.close()
             raise
         return connection
-
-    def inode(self) -> tuple[int, int] | None:
-        """Which file is at the path now; None: there is none."""
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
 
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: a file that somebody removed is not made again here, without its tables
@@ -153,6 +147,15 @@ def keeps_connection(error: Exception) -> bool:
     """Whether a connection is as good as before after this error."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT)
+
+
+def inode(file: Path | int) -> tuple[int, int] | None:
+    """Which file is at a path now, or open; None: there is none."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

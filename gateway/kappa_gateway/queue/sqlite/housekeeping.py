@@ -51,5 +51,6 @@ class Retentions:
         free = connection.execute("PRAGMA freelist_count").fetchone()[0]
         if free <= FREE_PAGES or free * 4 <= connection.execute("PRAGMA page_count").fetchone()[0]:
             return False
-        connection.execute(f"PRAGMA incremental_vacuum({FREE_PAGES})").fetchall()
+        for _ in range(ROWS):  # one by one: the sqlite3 module takes a single step of a statement without columns
+            connection.execute("PRAGMA incremental_vacuum(1)")
         return True

@@ -208,15 +208,19 @@ class SqliteQueue:
 
     async def _keep_house(self) -> None:
         retentions = housekeeping.Retentions(self._window, self._result_retention, self._dead_letter_retention)
+        cleaned = time.monotonic()
+        pause = tick = min(housekeeping.PROBE_INTERVAL, retentions.interval)
         while True:
-            await asyncio.sleep(retentions.interval if self.available else housekeeping.PROBE_INTERVAL)
+            await asyncio.sleep(pause)
+            pause = tick
             try:
                 if not self.available:
                     await self._write(housekeeping.probe)
-                more = self.available
-                while more:
-                    more = await self._write(retentions.forget_some)
-                    await asyncio.sleep(housekeeping.PAUSE)
+                elif time.monotonic() > cleaned + retentions.interval:
+                    if await self._write(retentions.forget_some):
+                        pause = housekeeping.PAUSE
+                    else:
+                        cleaned = time.monotonic()
             except QueueUnavailable:
                 continue  # the writer has said why
             except Exception:

@@ -6,13 +6,14 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from kappa_core.errors import KappaError
 from kappa_gateway.queue.protocol import QueueUnavailable
-from kappa_gateway.queue.sqlite.database import Database, keeps_connection
+from kappa_gateway.queue.sqlite.database import Database, inode, keeps_connection
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 BATCH_JOBS: Final = 512
 """In one transaction: so that the first does not wait for thousands."""
 MAX_PENDING: Final = 20_000
+LOG_INTERVAL: Final = 30.0
+"""Seconds until the same failure is logged again: on a full disk what is small may fit and what is large not."""
 
 
 @dataclass(eq=False, slots=True)
@@ -48,6 +51,8 @@ class Worker:
         self._ended: asyncio.Future[None] | None = None
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self._logged: tuple[str, float] = ("", 0.0)
+        """The last failure that was logged, and when."""
 
     # -- on the loop
 
@@ -177,8 +182,6 @@ class Worker:
             for job in wanted:  # each for itself: one that does not fit must not keep the others out
                 self._work([job])
         else:
-            if self.failure is not None:
-                logger.info("the queue file %s is well again", self._database.path)
             self.failure = None
 
     def _transact(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
@@ -207,19 +210,21 @@ class Worker:
         if isinstance(error, OSError | sqlite3.Error):
             error = self._database.unavailable(error)
         if isinstance(error, KappaError):
-            if self.failure is None or self.failure.message != error.message:
-                logger.error("%s", error.message)
             self.failure = error
+            now = time.monotonic()
+            if error.message != self._logged[0] or now > self._logged[1] + LOG_INTERVAL:
+                logger.error("%s", error.message)
+                self._logged = (error.message, now)
         return error
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is not None and self._inode != self._database.inode():
+        if self._connection is not None and self._inode != inode(self._database.path):
             # Removed or replaced under us: what is written to the old one would be lost.
             logger.error("the queue file %s was removed or replaced; what it held is gone", self._database.path)
             self._disconnect()
         if self._connection is None:
             self._connection = self._database.writing() if self._writes else self._database.reading()
-            self._inode = self._database.inode()
+            self._inode = inode(self._database.path)
         return self._connection
 
     def _disconnect(self) -> None:
