@@ -1,13 +1,16 @@
 """Everything that the gateway serves: the data path first, then the FastAPI app with health, metrics and documentation."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 
-from kappa_gateway.answers import Receive, Scope, Send
+from kappa_core.errors import InvalidRequest, KappaError
+from kappa_gateway.answers import Receive, Scope, Send, new_request_id, send_error
 from kappa_gateway.data_path import DataPath
+from kappa_gateway.events.api import add_async_routes, describe
 from kappa_gateway.openapi import add_data_path_routes
 
 if TYPE_CHECKING:
@@ -27,6 +30,26 @@ class Readiness(BaseModel):
     functions: int = Field(description="Functions that this gateway knows.", examples=[12])
 
 
+class _Refusal(Response):
+    """An error in Lambda's form, as the data path writes it."""
+
+    def __init__(self, error: KappaError) -> None:
+        super().__init__()
+        self._error = error
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send_error(send, self._error, new_request_id(), is_head=scope["method"] == "HEAD")
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        # the first part of a place says whether it is in the path, the query or the headers
+        problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
+        error = InvalidRequest(describe(problems))
+    assert isinstance(error, KappaError)
+    return _Refusal(error)
+
+
 def make_api(gateway: "Gateway", data_path: DataPath) -> FastAPI:
     """The FastAPI app: documentation of everything, and the routes that are not on the data path."""
     from kappa_gateway import __version__
@@ -38,6 +61,7 @@ def make_api(gateway: "Gateway", data_path: DataPath) -> FastAPI:
         openapi_tags=[
             {"name": "invoke", "description": "AWS Lambda's Invoke API: point any AWS SDK's endpoint here."},
             {"name": "url", "description": "Functions as web pages: Lambda's function URLs."},
+            {"name": "async", "description": "What became of asynchronous invocations; redrive and purge."},
             {"name": "operations", "description": "For probes and monitoring."},
         ],
     )
@@ -72,6 +96,9 @@ def make_api(gateway: "Gateway", data_path: DataPath) -> FastAPI:
         return Response(body, headers={"content-type": content_type})
 
     add_data_path_routes(api, data_path)
+    add_async_routes(api, gateway)
+    api.add_exception_handler(KappaError, _refuse)
+    api.add_exception_handler(RequestValidationError, _refuse)
     return api
 
 

@@ -33,17 +33,20 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "A parameter, header or body that cannot be."},
     404: {"model": Error, "description": "No such Function, version or alias."},
     408: {"model": Error, "description": "The body did not arrive in time."},
-    413: {"model": Error, "description": "The body is over the limit (6 MB by default)."},
+    413: {"model": Error, "description": "The body is over the limit (by default 6 MB, with Event 1 MiB)."},
     429: {
         "model": ThrottledError,
-        "description": "No pod was free in time, too many requests wait, or maxReplicas is 0.",
+        "description": "No pod was free in time, too many requests wait, or maxReplicas is 0; with Event: the queue is full.",
     },
     500: {"model": Error, "description": "The connection to the pod broke; the invocation may have run."},
     502: {
         "model": Error,
         "description": "The Function cannot run (its Ready condition says why), or its answer is no answer.",
     },
-    503: {"model": Error, "description": "This gateway is starting or stopping."},
+    503: {
+        "model": Error,
+        "description": "This gateway is starting or stopping; with Event: the queue cannot be reached.",
+    },
     504: {"model": Error, "description": "The pod gave no answer by the function's timeout."},
 }
 _INVOKE_HEADERS: dict[str, dict[str, Any]] = {
@@ -57,6 +60,20 @@ _INVOKE_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string"},
     },
     "x-amzn-RequestId": {"description": "The invocation's id, also in its log.", "schema": {"type": "string"}},
+}
+
+_EVENT_HEADERS: dict[str, dict[str, Any]] = {
+    "x-amzn-RequestId": _INVOKE_HEADERS["x-amzn-RequestId"],
+    "Kappa-Duplicate": {
+        "description": "`true`: an event of this idempotency key was there already, and none was added.",
+        "schema": {"type": "string"},
+    },
+}
+
+_QUEUED = {
+    "requestId": "0b1f7c1e-5f0a-4f6e-a8f0-9d2c3f6f1a55",
+    "status": "queued",
+    "statusUrl": "/v1/namespaces/default/functions/hello/async/0b1f7c1e-5f0a-4f6e-a8f0-9d2c3f6f1a55",
 }
 
 
@@ -92,6 +109,10 @@ def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
                 "headers": _INVOKE_HEADERS,
                 "content": {"application/json": {"example": {"hello": "world"}}},
             },
+            202: {
+                "description": "Event: the invocation is in the queue, durably; x-amzn-RequestId is its id.",
+                "headers": _EVENT_HEADERS,
+            },
             204: {"description": "DryRun: the function exists and the request is well-formed; nothing was run."},
             **_ERRORS,
         },
@@ -112,9 +133,17 @@ def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
             Literal["RequestResponse", "DryRun", "Event"],
             Header(
                 alias="X-Amz-Invocation-Type",
-                description="RequestResponse waits for the answer; DryRun only checks; Event is not available yet.",
+                description="RequestResponse waits for the answer; Event queues the invocation, see `async`; DryRun only checks.",
             ),
         ] = "RequestResponse",
+        idempotency_key: Annotated[
+            str | None,
+            Header(
+                alias="Kappa-Idempotency-Key",
+                description="With Event: the same key within the deduplication window (2 minutes) is the same event. Without it, an AWS SDK's `amz-sdk-invocation-id` is the key.",
+                max_length=256,
+            ),
+        ] = None,
         log_type: Annotated[
             Literal["None", "Tail"],
             Header(alias="X-Amz-Log-Type", description="Tail: the end of the log comes in X-Amz-Log-Result."),
@@ -149,7 +178,15 @@ def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
             description=description,
             operation_id=f"FunctionUrl{method.title()}",
             response_class=Response,
-            responses={200: {"description": "What the function answers, with any status of its own."}, **_ERRORS},
+            responses={
+                200: {"description": "What the function answers, with any status of its own."},
+                202: {
+                    "description": "Kappa-Invocation-Type: Event: the invocation is in the queue.",
+                    "headers": _EVENT_HEADERS,
+                    "content": {"application/json": {"example": _QUEUED}},
+                },
+                **_ERRORS,
+            },
         )
 
 

@@ -42,7 +42,7 @@ HTTP_TARGET: Final = "http.target"
 HTTP_HEADERS: Final = "http.headers"
 NO_QUEUE: Final = (
     "this gateway has no queue, so it takes no asynchronous invocations: set KAPPA_GATEWAY_QUEUE_URL "
-    "(with the chart: nats.enabled=true, or queue.url), or invoke with RequestResponse"
+    "(with the chart: queue.nats.enabled=true, or queue.url), or invoke with RequestResponse"
 )
 MAX_STORING: Final = 4096
 """Events that wait for the queue's confirmation at a time: what a slow queue may cost in memory."""
@@ -58,8 +58,8 @@ _PASSED_ON: Final = frozenset(
 _NOT_IN_EVENTS: Final = frozenset({b"content-length", b"expect", TYPE_HEADER, *forwarding.FORWARDED})
 
 
-class Accepts(Protocol):
-    """What the gateway's `events` is to this module."""
+class EventService(Protocol):
+    """What the gateway's `events` is to what asks it: the intake, the status API."""
 
     @property
     def queue(self) -> Queue: ...
