@@ -26,11 +26,12 @@ from kappa_gateway.events.api_models import (
     RedriveRequest,
     RedriveResult,
 )
-from kappa_gateway.events.intake import NO_QUEUE, EventService
+from kappa_gateway.events.intake import NO_QUEUE
 from kappa_gateway.http_server import CLIENT
 from kappa_gateway.openapi import Error, ThrottledError
 
 if TYPE_CHECKING:
+    from kappa_gateway.events.service import Events
     from kappa_gateway.gateway import Gateway
 
 BASE: Final = "/v1/namespaces/{namespace}/functions/{name}/async"
@@ -77,7 +78,7 @@ _REDRIVE_BODY: Final = {
 def add_async_routes(api: FastAPI, gateway: "Gateway") -> None:
     listing = asyncio.Lock()  # each may read MEMORY bytes
 
-    def events_of(namespace: str, name: str) -> EventService:
+    def events_of(namespace: str, name: str) -> "Events":
         for what, value in (("namespace", namespace), ("function", name)):
             if not re.fullmatch(DNS_LABEL, value) or len(value) > 63:
                 raise InvalidRequest(

@@ -16,7 +16,7 @@ An event's `attributes`, as this module writes them:
 import json
 import re
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 from kappa_core.errors import InvalidRequest, QueueUnavailable, RequestTooLarge
@@ -27,7 +27,6 @@ from kappa_gateway.answers import JSON, REQUEST_ID, Headers, Receive, Scope, Sen
 from kappa_gateway.bodies import Body
 from kappa_gateway.exchange import Exchange
 from kappa_gateway.http_server import CLIENT
-from kappa_gateway.queue.protocol import Queue
 from kappa_gateway.url_event import url_event
 
 if TYPE_CHECKING:
@@ -56,16 +55,6 @@ _PASSED_ON: Final = frozenset(
     name.lower().encode() for name in (wire.CLIENT_CONTEXT, wire.TRACE_ID, wire.COGNITO_IDENTITY)
 )
 _NOT_IN_EVENTS: Final = frozenset({b"content-length", b"expect", TYPE_HEADER, *forwarding.FORWARDED})
-
-
-class EventService(Protocol):
-    """What the gateway's `events` is to what asks it: the intake, the status API."""
-
-    @property
-    def queue(self) -> Queue: ...
-
-    async def accept(self, event: Event) -> bool:
-        """Durable when it returns; False: it was there already. Raises `QueueUnavailable`, `QueueFull`."""
 
 
 def is_event(headers: Headers) -> bool:

@@ -9,12 +9,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kappa_core.event import DeadEvent, Kind, Lane
-from kappa_gateway.events.intake import EventService
 from kappa_gateway.events.status import PAGE, REDRIVE_OF, redriven_id
 from kappa_gateway.queue.protocol import Queue
+
+if TYPE_CHECKING:
+    from kappa_gateway.events.service import Events
 
 MOST_AT_ONCE: Final = 1000
 """Dead events that one call sees to; whoever asks may call again."""
@@ -29,7 +31,7 @@ class Redriven:
     """There are further ones that died by then."""
 
 
-async def redrive(events: EventService, namespace: str, function: str, request_ids: Sequence[str]) -> Redriven:
+async def redrive(events: "Events", namespace: str, function: str, request_ids: Sequence[str]) -> Redriven:
     """Those of the dead letter, by id. Raises `QueueUnavailable`, `QueueFull`: what was done until then stays done."""
     result = Redriven()
     for request_id in request_ids:
@@ -41,7 +43,7 @@ async def redrive(events: EventService, namespace: str, function: str, request_i
     return result
 
 
-async def redrive_all(events: EventService, namespace: str, function: str, *, until: float) -> Redriven:
+async def redrive_all(events: "Events", namespace: str, function: str, *, until: float) -> Redriven:
     """All that died by `until`, so that one that dies again meanwhile is not redriven again. Raises as `redrive`."""
     result = Redriven()
     async for page in _dead_by(events.queue, namespace, function, until):
@@ -69,7 +71,7 @@ async def purge_dead(queue: Queue, namespace: str, function: str, *, until: floa
     return count, False
 
 
-async def _redrive_one(events: EventService, dead: DeadEvent) -> tuple[str, str]:
+async def _redrive_one(events: "Events", dead: DeadEvent) -> tuple[str, str]:
     old = dead.event
     event = replace(
         old,
