@@ -54,6 +54,8 @@ class Gateway:
         self.bodies = BodyMemory(settings.body_memory_bytes)
         self.events: Events | None = None
         """Asynchronous invocations; None where no queue is configured."""
+        self.on_function_changed: list[Callable[[FunctionState], None]] = []
+        self.on_function_gone: list[Callable[[FunctionState], None]] = []
         self.sweeps: list[Callable[[float], None]] = []
         """Called every `SWEEP_INTERVAL` with the loop's time."""
 
@@ -62,12 +64,10 @@ class Gateway:
         return self.registry.synced.is_set() and not self.draining
 
     async def run(self) -> None:
-        """Deadlines, demand reports and events, until cancelled."""
+        """Deadlines and demand reports, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.demand.run(), name="demand")
             group.create_task(self._sweep(), name="sweep")
-            if self.events is not None:
-                group.create_task(self.events.run(), name="events")
 
     async def close(self) -> None:
         self.demand.close()
@@ -98,9 +98,9 @@ class Gateway:
 
     def _function(self, function: FunctionState) -> None:
         self.metrics_of(function)
-        if self.events is not None:
-            self.events.function_changed(function)
+        for told in self.on_function_changed:
+            told(function)
 
     def _function_gone(self, function: FunctionState) -> None:
-        if self.events is not None:
-            self.events.function_gone(function)
+        for told in self.on_function_gone:
+            told(function)

@@ -64,29 +64,30 @@ async def serve(
     raise_file_limit()
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     gateway = Gateway(settings)
-    async with asynchronous(gateway):
-        await _serve_all(gateway, backend, stop, on_started)
+    async with asynchronous(gateway) as events:
+        await _serve_all(gateway, events, backend, stop, on_started)
 
 
 @contextlib.asynccontextmanager
-async def asynchronous(gateway: Gateway) -> AsyncIterator[None]:
-    """With a queue in the settings: `gateway.events` for as long. Raises `QueueMisconfigured`."""
+async def asynchronous(gateway: Gateway) -> AsyncIterator[Events | None]:
+    """Where the settings name a queue: `gateway.events`, for as long. Raises `QueueMisconfigured`."""
     queue = make_queue(gateway.settings)
     if queue is None:
-        yield
+        yield None
         return
     await queue.open()
     try:
         publisher = cast(Publisher, queue) if hasattr(queue, "publish") else None
         async with Deliverer(gateway.settings, publisher) as deliverer:
-            gateway.events = Events(gateway, queue, deliverer)
-            yield
+            gateway.events = events = Events(gateway, queue, deliverer)
+            yield events
     finally:
         await queue.close()
 
 
 async def _serve_all(
     gateway: Gateway,
+    events: Events | None,
     backend: Backend,
     stop: asyncio.Event,
     on_started: Callable[[Gateway, int, int], None] | None,
@@ -101,6 +102,8 @@ async def _serve_all(
         asyncio.create_task(gateway.run(), name="clockwork"),
         asyncio.create_task(backend.run(gateway.registry), name="backend"),
     ]
+    if events is not None:
+        work.append(asyncio.create_task(events.run(), name="events"))
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
         await _until_listening(servers, running)
@@ -113,8 +116,8 @@ async def _serve_all(
         if stopping not in done:
             raise RuntimeError(f"{', '.join(task.get_name() for task in done)} ended though nobody asked for it")
         gateway.draining = True
-        if gateway.events is not None:
-            gateway.events.stop()
+        if events is not None:
+            events.stop()
         logger.info("stopping", extra={"in_flight": len(gateway.upstream.active)})
         await asyncio.sleep(settings.drain_delay)
     finally:
@@ -122,8 +125,8 @@ async def _serve_all(
         # backend, clockwork and demand stream go on while requests end: one that waits may still get its pod
         public.should_exit = True
         ends = [running[0]]
-        if gateway.events is not None:
-            ends.append(asyncio.create_task(gateway.events.drain(settings.drain_timeout), name="events' end"))
+        if events is not None:
+            ends.append(asyncio.create_task(events.drain(settings.drain_timeout), name="events' end"))
         await asyncio.gather(*ends, return_exceptions=True)
         gateway.demand.close()
         for server in servers:

@@ -40,7 +40,12 @@ class KappaLocal:
         self.port = 0
         self.temporary = Path(tempfile.mkdtemp(prefix="kappa-test-"))
         """What it takes for the system's temporary folder; `stop` removes it."""
-        self.env = {**os.environ, "TMPDIR": str(self.temporary), **(env or {})}
+        self.env = {
+            **os.environ,
+            "TMPDIR": str(self.temporary),
+            "XDG_STATE_HOME": str(self.temporary / "state"),
+            **(env or {}),
+        }
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
 

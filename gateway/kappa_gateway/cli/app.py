@@ -65,6 +65,14 @@ def local_up(
             show_default=False,
         ),
     ] = None,
+    queue: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where asynchronous invocations wait, over restarts too. Default: a file for these paths in ~/.local/state/kappa.",
+            show_default=False,
+        ),
+    ] = None,
     color: Annotated[
         bool | None,
         typer.Option(
@@ -81,7 +89,7 @@ def local_up(
     from kappa_gateway.local.up import CannotStart, Options, up
 
     try:
-        up(Options(paths=paths, host=host, port=port, keep_warm=keep_warm, color=color, verbose=verbose))
+        up(Options(paths=paths, host=host, port=port, keep_warm=keep_warm, color=color, verbose=verbose, queue=queue))
     except CannotStart as error:
         _fail(str(error), 1)
 

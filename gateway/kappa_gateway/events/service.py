@@ -69,6 +69,8 @@ class Events:
             first_backoff=settings.event_first_backoff,
             longest_backoff=settings.event_longest_backoff,
         )
+        gateway.on_function_changed.append(self._function_changed)
+        gateway.on_function_gone.append(self._function_gone)
         gateway.metrics.register(EventCollector(self._metrics, available=lambda: queue.available, clock=clock))
 
     # -- for the ways in
@@ -132,12 +134,12 @@ class Events:
         else:
             self._running.discard(event_id)
 
-    def function_changed(self, function: FunctionState) -> None:
+    def _function_changed(self, function: FunctionState) -> None:
         pump = self._pumps.get(Lane(Kind.INVOCATION, function.namespace, function.name))
         if pump is not None:
             pump.function_changed(function)
 
-    def function_gone(self, function: FunctionState) -> None:
+    def _function_gone(self, function: FunctionState) -> None:
         self._policies.pop(function, None)
         self._metrics.pop((function.namespace, function.name), None)
 

@@ -1,13 +1,29 @@
-"""The folder for what local mode keeps while it runs: the functions' task roots."""
+"""Where local mode keeps things: while it runs, the functions' task roots; for good, the queue of asynchronous invocations."""
 
 import fcntl
+import hashlib
+import os
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
 PREFIX: Final = "kappa-local-"
+
+
+def queue_file(paths: Sequence[Path]) -> Path:
+    """The same for the same manifests, so that events of an earlier run are found again: under `$XDG_STATE_HOME/kappa`,
+    by default `~/.local/state/kappa`, named by the first path and a hash of all."""
+    resolved = sorted(str(path.resolve()) for path in paths)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(paths[0]).resolve().name).strip(".-")[:40] if paths else ""
+    digest = hashlib.sha256("\0".join(resolved).encode()).hexdigest()[:12]
+    given = os.environ.get("XDG_STATE_HOME", "")
+    # a relative one is to be ignored, by the XDG base directory specification
+    home = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
+    return home / "kappa" / f"{name or 'functions'}-{digest}.sqlite"
 
 
 class StateFolder:

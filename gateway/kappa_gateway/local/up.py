@@ -23,6 +23,9 @@ from kappa_gateway.gateway import Gateway
 from kappa_gateway.local import banner, manifests
 from kappa_gateway.local.backend import LocalBackend
 from kappa_gateway.local.console import SELF, Console
+from kappa_gateway.local.state_folder import queue_file
+from kappa_gateway.queue.factory import sqlite_url
+from kappa_gateway.queue.protocol import QueueMisconfigured
 from kappa_gateway.server import serve
 from kappa_gateway.settings import Settings
 
@@ -48,6 +51,8 @@ class Options:
     color: bool | None = None
     """None: as the terminal is."""
     verbose: bool = False
+    queue: Path | None = None
+    """File of the queue of asynchronous invocations; None: one of its own for these paths, see `state_folder`."""
 
 
 def up(options: Options) -> None:
@@ -64,7 +69,7 @@ def up(options: Options) -> None:
     _log_to(console, verbose=options.verbose)
     try:
         uvloop.run(_serve(options, console))
-    except OSError as error:
+    except (OSError, QueueMisconfigured) as error:
         raise CannotStart(str(error)) from error
     finally:
         console.close()
@@ -76,6 +81,7 @@ async def _serve(options: Options, console: Console) -> None:
         port=options.port,
         internal_port=-1,
         name="local",
+        queue_url=sqlite_url(options.queue or queue_file(options.paths)),
         delivery_addresses="any",
         drain_delay=0,
         drain_timeout=DRAIN_TIMEOUT,
