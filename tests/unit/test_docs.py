@@ -2,10 +2,12 @@
 
 import ast
 import inspect
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from pydantic.alias_generators import to_camel
@@ -92,8 +94,9 @@ def test_manifests_are_valid(block: str) -> None:
     for document in documents:
         if document.get("kind") == "Function":
             Function.model_validate(document)
-        else:
-            assert document.get("kind") == "ConfigMap" or "runtimes" in document, "neither a manifest nor values"
+        elif document.get("kind") != "ConfigMap":
+            schema = json.loads(text("charts/kappa/values.schema.json"))
+            jsonschema.Draft7Validator(schema).validate(document)
 
 
 @pytest.mark.parametrize("block", blocks("python"))
