@@ -11,14 +11,15 @@ What an answer means (https://www.standardwebhooks.com asks for the most of it):
 
 import asyncio
 import errno
+import io
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -56,12 +57,15 @@ class HttpSender:
 
         # No limit of its own: whoever calls `send` bounds how many there are, and waiting here would eat up the timeout.
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, keepalive_timeout=30, socket_factory=make_socket)
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_reuseconn.append(_note_reuse)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=settings.delivery_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": _USER_AGENT},
             auto_decompress=False,
+            trace_configs=[tracing],
         )
 
     async def send(self, event: Event, url: str) -> None:
@@ -72,23 +76,35 @@ class HttpSender:
             **signing.signed(keys, message_id=event.id, timestamp=int(self._clock()), body=event.payload),
         }
         shown = without_query(url)
+        reused = _Reused()
         try:
-            async with self._session.post(url, data=event.payload, headers=headers, allow_redirects=False) as answer:
-                if 200 <= answer.status < 300:
-                    await _drain(answer)
-                    return
-                raise await self._refused(shown, answer)
+            try:
+                await self._post(event, url, headers, shown, reused)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not reused.seen:
+                    raise
+                # A connection that was kept since an earlier delivery, and closed by the other side just now.
+                await self._post(event, url, headers, shown, _Reused())
         except TimeoutError:
             raise DeliveryFailed(
                 f"{shown} did not answer within {self._settings.delivery_timeout:g} s (delivery_timeout)"
             ) from None
-        except aiohttp.InvalidURL as error:
-            raise DeliveryFailed(
-                f"{shown} is no web address that can be called: {error}; mend it in the Function's spec.async",
-                retryable=False,
-            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _unreached(shown, error) from error
+        except ValueError as error:  # a name that no host can have
+            raise _no_address(shown, error) from error
+
+    async def _post(self, event: Event, url: str, headers: dict[str, str], shown: str, reused: "_Reused") -> None:
+        async with self._session.post(
+            url,
+            data=io.BytesIO(event.payload),
+            headers=headers,
+            allow_redirects=False,
+            trace_request_ctx=reused,
+        ) as answer:
+            if not 200 <= answer.status < 300:
+                raise await self._refused(shown, answer)
+            await _drain(answer)
 
     async def close(self) -> None:
         await self._session.close()
@@ -105,6 +121,16 @@ class HttpSender:
         return DeliveryFailed(message, retryable=status in _PASSING or status >= 500, retry_after=retry_after)
 
 
+class _Reused:
+    """Whether a request went over a connection that was open already."""
+
+    seen = False
+
+
+async def _note_reuse(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.seen = True
+
+
 class AddressRefused(OSError):
     def __init__(self, message: str) -> None:
         super().__init__(errno.EACCES, message)
@@ -114,6 +140,8 @@ class AddressRefused(OSError):
 def _unreached(shown: str, error: Exception) -> DeliveryFailed:
     inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     match inner:
+        case aiohttp.InvalidURL():
+            return _no_address(shown, inner)
         case AddressRefused():
             return DeliveryFailed(f"{shown} is not delivered to: {inner.message}", retryable=False)
         case ssl.SSLError():
@@ -125,10 +153,17 @@ def _unreached(shown: str, error: Exception) -> DeliveryFailed:
             return DeliveryFailed(f"{shown} closed the connection without an answer")
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return DeliveryFailed(f"{shown} answered with what is no HTTP: {type(inner).__name__}")
+        case ConnectionRefusedError():
+            return DeliveryFailed(f"{shown} cannot be reached: the connection was refused, so nothing listens there")
         case OSError() if inner.errno == errno.EACCES:  # several addresses, all refused
             return DeliveryFailed(f"{shown} is not delivered to: {inner.strerror}", retryable=False)
         case _:
             return DeliveryFailed(f"{shown} cannot be reached: {str(inner) or type(inner).__name__}")
+
+
+def _no_address(shown: str, error: Exception) -> DeliveryFailed:
+    message = f"{shown} is no web address that can be called: {error}; mend it in the Function's spec.async"
+    return DeliveryFailed(message, retryable=False)
 
 
 async def _drain(answer: aiohttp.ClientResponse) -> None:
@@ -170,5 +205,4 @@ def seconds_asked_for(text: str | None, now: float) -> float | None:
 
 def without_query(url: str) -> str:
     """How messages and logs name an address: the query may hold a token."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+    return url.partition("?")[0]
