@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from kappa_core import names
+from kappa_core import names, wire
 from kappa_core.containers import (
     CODE_VOLUME,
     Manifest,
@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 GRACE_MARGIN_SECONDS: Final = 10
-"""The kubelet waits this much longer than the timeout before it kills: the agent has ended by then."""
+"""The kubelet waits this much longer than the timeout before it kills: the agent has ended by then, unless it keeps an
+event's answer for a gateway to come (`wire.KEPT_DRAIN_SECONDS` more)."""
 USER_ID: Final = 1000
 
 POD_SECURITY: Final[Manifest] = {
@@ -114,6 +115,12 @@ def owner_reference(function: Function) -> Manifest:
     }
 
 
+def grace_period(function: Function) -> int:
+    """Seconds from SIGTERM to SIGKILL."""
+    seconds = math.ceil(function.spec.timeout_seconds) + GRACE_MARGIN_SECONDS
+    return seconds if function.spec.protocol == "http" else seconds + math.ceil(wire.KEPT_DRAIN_SECONDS)
+
+
 def pod_template(function: Function, platform: Platform, code_hash: str | None = None) -> Manifest:
     """The pod template, without its own hash. Raises `ManifestError`, see `deployment`."""
     spec = function.spec
@@ -128,7 +135,7 @@ def pod_template(function: Function, platform: Platform, code_hash: str | None =
     pod: Manifest = {
         "containers": containers(function, platform),
         "securityContext": merge(POD_SECURITY, user.security_context),
-        "terminationGracePeriodSeconds": math.ceil(spec.timeout_seconds) + GRACE_MARGIN_SECONDS,
+        "terminationGracePeriodSeconds": grace_period(function),
         # Service links put every Service of the namespace into the environment, and slow the start down.
         "enableServiceLinks": False,
         "automountServiceAccountToken": bool(spec.service_account_name),

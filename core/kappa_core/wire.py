@@ -8,7 +8,9 @@ Gateway → agent is HTTP/1.1 with keep-alive on the pod's port (`names.AGENT_PO
 | the same, every slot taken | 429 with `REFUSED: busy`; nothing was run |
 | the same, stopping | 503 with `REFUSED: draining`; nothing was run |
 | the same with `ATTEMPT`, for an event | as without; and the answer is kept until the next request on this connection, or, if the connection closes before, for `KEPT_SECONDS` |
-| `GET KEPT_PATH + request id + "/" + attempt` | the answer that is kept, as it was given; if the invocation runs, its answer once it has ended; 404 if nothing is known of it |
+| the same, for an attempt that runs or whose answer is kept | that run's answer; it is not run again, and takes no slot |
+| `GET KEPT_PATH + request id + "/" + attempt` | the answer that is kept, as it was given; if the invocation runs, 102 at once and its answer once it has ended; 404 if nothing is known of it |
+| `DELETE` of the same | 200; the event was seen to, and the answer is forgotten: before a connection is closed that will see no next request |
 | `GET READY_PATH` | 200 once the runtime process asks for work; 503 with an `InitError` JSON if its start failed; `?wait=SECONDS` holds the answer until either is known |
 | `GET HEALTH_PATH` | 200 while the agent's loop runs |
 
@@ -32,6 +34,9 @@ beside the agent's, which so outlives the invocations that it runs."""
 KEPT_PATH: Final = "/kept/"
 KEPT_SECONDS: Final = 120.0
 """Longer than a queue's lease: whoever takes over a dead gateway's events finds the answers that it did not see to."""
+KEPT_DRAIN_SECONDS: Final = 40.0
+"""How much longer a stopping agent stays while there are answers that no gateway has seen to: a lease of the queue, and
+some seconds for another gateway to come. The pod's grace period has room for it."""
 RUNTIME_API_VERSION: Final = "2018-06-01"
 DEMAND_PATH: Final = "/v1/demand"
 """On the gateway's internal port: NDJSON, one `demand.DemandReport` a line, see `kappa_core.demand`."""

@@ -10,14 +10,14 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig, function_arn
 from kappa_runtime import code, environment, errors, launch
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
-from kappa_runtime.loop import EventLoop, TimerHandle
+from kappa_runtime.loop import EventLoop
 from kappa_runtime.output import Output, own_stdout
 from kappa_runtime.process import COMING, FETCH_LIMIT, INIT_LIMIT, RuntimeProcess, State
 from kappa_runtime.readiness import Readiness
@@ -26,23 +26,11 @@ from kappa_runtime.server import AgentProtocol
 from kappa_runtime.transport import Server
 
 if TYPE_CHECKING:
+    from kappa_runtime.drain import Drain
     from kappa_runtime.kept import KeptAnswers
 
-LINGER: Final = 0.5
-"""Seconds after SIGTERM in which the agent still answers `draining`, while a gateway is connected: a request that is on
-its way gets an answer, not a broken connection."""
-STOP_GRACE: Final = 2.0
-"""Seconds between a runtime process's SIGTERM and its SIGKILL when the agent ends."""
-EVENTS_LIMIT: Final = 45.0
-"""Seconds that the agent waits in the end for gateways to see to the events that it answered, and for others to come for
-what a dead one left behind: see `kept.DRAIN_SECONDS`. The pod's grace period has room for it."""
 SIDECAR_MEMORY_MIB: Final = 256
 """The memory limit of the agent's own container beside an image's."""
-FLUSH_GRACE: Final = 1.0
-"""Seconds for the last answers and log lines."""
-
-
-_DRAINED: Final = b'{"state": "drained"}'
 
 
 class Code:
@@ -77,15 +65,11 @@ class Agent:
         self.in_flight = 0
         """Accepted and not answered."""
         self.draining = False
+        self._drain: Drain | None = None
         self._kept: KeptAnswers | None = None
-        self._drained = False
-        self._told_when_drained: list[AgentProtocol] = []
         self._env = env
         self._processes: list[RuntimeProcess] = []
         self._servers: list[Server] = []
-        self._hope: tuple[Callable[[], bool], Callable[[], None]] | None = None
-        """While draining: what is waited for, and what comes then."""
-        self._hope_timer: TimerHandle | None = None
 
     @property
     def kept(self) -> "KeptAnswers":
@@ -265,92 +249,65 @@ class Agent:
 
     def drain(self) -> None:
         """Take nothing new, let what runs end, then end the runtime processes and the loop."""
-        if self.draining:
-            return
         self.draining = True
-        self.readiness.draining()
-        began = self.loop.time()
-
-        def stop_processes() -> None:
-            if self.in_flight:
-                self._give_up_all()
-            self._drained = True
-            for caller in self._told_when_drained:
-                caller.respond_json(200, _DRAINED)
-            for process in self._processes:
-                process.stop(_signal.SIGTERM)
-            for process in self._processes:
-                # a handler that it has for the signal runs once its wait for work ends
-                process.hang_up()
-            self._until(lambda: not self._running(), self.loop.time() + STOP_GRACE, kill_processes)
-
-        def kill_processes() -> None:
-            for process in self._processes:
-                process.stop(_signal.SIGKILL)
-            self._until(lambda: not self.connections, began + LINGER, wait_for_events)
-
-        def wait_for_events() -> None:
-            kept = self._kept
-            if kept is None or self.config.parent_death:
-                # in local mode there is one gateway, which did not die, or this agent would have
-                self._close()
-            else:
-                kept.drain()
-                self._until(lambda: not kept, self.loop.time() + EVENTS_LIMIT, self._close)
-
-        self._until(lambda: not self.in_flight, began + self.config.drain_timeout, stop_processes)
+        self._draining().begin()
 
     def tell_when_drained(self, caller: AgentProtocol) -> None:
         """Answer once the agent was told to stop and nothing runs any more; it is not what stops it."""
-        if self._drained:
-            caller.respond_json(200, _DRAINED)
-        else:
-            self._told_when_drained.append(caller)
+        self._draining().tell(caller)
 
     def changed(self) -> None:
-        """An invocation, a process or a connection has ended: what draining waits for may have come about."""
-        if self._hope is not None and self._hope[0]():
-            self._give_up_hope()
+        """An invocation, a process, a connection or a kept answer has ended: what draining waits for may have come about."""
+        if self._drain is not None:
+            self._drain.look()
 
-    def _until(self, done: Callable[[], bool], deadline: float, then: Callable[[], None]) -> None:
-        """Call `then` in a later turn: when `changed` finds that `done`, or at the loop's time `deadline`."""
-        self._hope = (done, then)
-        self._hope_timer = self.loop.call_later(max(0.0, deadline - self.loop.time()), self._give_up_hope)
-        self.changed()
+    def _draining(self) -> "Drain":
+        if self._drain is None:
+            from kappa_runtime.drain import Drain
 
-    def _give_up_hope(self) -> None:
-        if self._hope is None:
-            return
-        (_, then), self._hope = self._hope, None
-        if self._hope_timer is not None:
-            self._hope_timer.cancel()
-        self.loop.call_soon(then)
+            self._drain = Drain(self)
+        return self._drain
 
-    def _give_up_all(self) -> None:
+    # what draining does, see `drain`
+
+    @property
+    def running(self) -> bool:
+        """A runtime process is there."""
+        return any(process.pid for process in self._processes)
+
+    def give_up_all(self) -> None:
+        """Answer what still runs or waits: there is no more time."""
         message = f"the pod was stopped before the invocation ended: its drain timeout of {self.config.drain_timeout:g} s has passed"
         for process in self._processes:
             process.give_up(message)
         while self.waiting:
             self._fail_waiting(self.waiting.popleft(), errors.start_error(errors.POD_STOPPED, message))
 
-    def _running(self) -> bool:
-        return any(process.pid for process in self._processes)
+    def stop_processes(self, number: int) -> None:
+        """Send each a signal, and start none any more."""
+        for process in self._processes:
+            process.stop(number)
 
-    def _close(self) -> None:
+    def hang_up(self) -> None:
+        for process in self._processes:
+            process.hang_up()
+
+    def unseen(self) -> int:
+        """Events that no gateway has seen to. In local mode none is waited for: its one gateway did not die, or this
+        agent would have."""
+        return 0 if self._kept is None or self.config.parent_death else len(self._kept)
+
+    def keep_shorter(self) -> None:
+        if self._kept is not None:
+            self._kept.drain()
+
+    def close(self) -> None:
+        """Take no more connections, and close those there are once what was written is sent."""
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
             if connection.transport is not None:
                 connection.transport.close()
-        deadline = self.loop.time() + FLUSH_GRACE
-        self._until(lambda: not self.connections, deadline, lambda: self._flush(deadline))
-
-    def _flush(self, deadline: float) -> None:
-        self.output.flush()
-        if self.output.pending and self.loop.time() < deadline:
-            self.loop.call_later(0.01, self._flush, deadline)
-        else:
-            self.loop.stop()
 
 
 def run(config: AgentConfig, start: launch.Start) -> int:

@@ -26,8 +26,6 @@ OVERHEAD: Final = 1024
 """Bytes that an answer counts on top of its own: what surrounds it in memory."""
 LOG_PAUSE: Final = 60.0
 """Seconds between two lines about dropped answers."""
-DRAIN_SECONDS: Final = 40.0
-"""How long a draining agent keeps an orphan: a lease of the queue, and some seconds to come for it."""
 
 Key = tuple[str, int]
 """A request id and which of its attempts, from 1."""
@@ -134,8 +132,8 @@ class KeptAnswers:
             self._make_room()
 
     def drain(self) -> None:
-        """The agent stops: from now on orphans are kept for `DRAIN_SECONDS` only."""
-        self._lifetime = DRAIN_SECONDS
+        """The agent stops: from now on orphans are kept for `wire.KEPT_DRAIN_SECONDS` only."""
+        self._lifetime = wire.KEPT_DRAIN_SECONDS
         if self._timer is not None:
             self._timer.cancel()
         self._expire()

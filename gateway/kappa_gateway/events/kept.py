@@ -7,6 +7,7 @@ to, the agent may forget the answer) or breaks it (`Connection.abort`: it is not
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -58,8 +59,10 @@ class KeptAnswer:
 
 
 def hold(connection: Connection, request_id: str, attempt: int) -> None:
-    """This connection's answer is an event's. Given back to its pool, it tells the agent to forget the answer with the
-    next request; closed in good order, with a last one."""
+    """This connection's answer is an event's, and stays at the agent for as long as it takes to see to it, an outage of the
+    queue included. Given back to its pool, the connection tells the agent to forget the answer with the next request;
+    closed in good order, with a last one."""
+    connection.deadline = math.inf  # the sweep would break it
     connection.farewell = (
         f"DELETE {wire.KEPT_PATH}{request_id}/{attempt} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n".encode()
     )

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from kappa_core import wire
-from kappa_runtime.agent import LINGER
+from kappa_runtime.drain import LINGER
 
 CODE = """
 import os, time

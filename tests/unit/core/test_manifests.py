@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kappa_core import manifests, names
+from kappa_core import manifests, names, wire
 from kappa_core.agent_config import AgentConfig
 from kappa_core.function import Function
 from kappa_core.manifests import ManifestError, Platform, RuntimeImage
@@ -130,7 +130,12 @@ def test_the_kubelet_waits_longer_than_the_agent_and_the_agent_longer_than_the_t
     made = function(timeout="90s500ms")
     drain = manifests.agent_config(made, PLATFORM).drain_timeout
     grace = manifests.deployment(made, PLATFORM)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert 90.5 < drain < grace
+    assert 90.5 < drain < grace - wire.KEPT_DRAIN_SECONDS
+
+
+def test_a_web_server_has_no_agent_that_would_keep_answers() -> None:
+    image = {"code": {"image": {"ref": "web:1", "protocol": "http"}}, "timeout": "20s"}
+    assert template(**image)["spec"]["terminationGracePeriodSeconds"] == 30
 
 
 def test_inline_code_arrives_as_it_was_written() -> None:

@@ -144,12 +144,12 @@ def test_each_orphan_has_its_own_time():
 def test_draining_shortens_the_time_of_orphans():
     store, holder = Store(), Holder()
     store.run(1)
-    store.loop.advance(kept.DRAIN_SECONDS)
+    store.loop.advance(wire.KEPT_DRAIN_SECONDS)
     store.run(2)
     store.run(3, holder)
     store.drain()
     assert store.orphans == 1
-    store.loop.advance(kept.DRAIN_SECONDS)
+    store.loop.advance(wire.KEPT_DRAIN_SECONDS)
     assert (store.orphans, len(store)) == (0, 1)
 
 
