@@ -13,7 +13,12 @@ from kappa_core import wire
 
 CODE = """
 import os, sys, time
+runs = 0
 def handler(event, context):
+    global runs
+    runs += 1
+    if event == "count":
+        return {"id": context.aws_request_id, "run": runs}
     if event == "hang":
         time.sleep(60)
     if event == "exit":
@@ -66,6 +71,22 @@ def test_it_serves_the_other_container(sidecar):
     assert agent.ready().status == 200
     assert agent.invoke(7).json == 7
     assert not agent.runtimes()
+
+
+def test_an_event_outlives_its_gateway_beside_an_image_too(sidecar):
+    agent, start = sidecar
+    start()
+    agent.ready()
+    headers = {wire.REQUEST_ID: "one", wire.ATTEMPT: "1"}
+    gateway = agent.connection()
+    gateway.request("POST", wire.INVOKE_PATH, b'"count"', headers)
+    gateway.close()
+    first = agent.request("POST", wire.INVOKE_PATH, b'"count"', headers)
+    assert first.json["id"] == "one"
+    assert agent.request("GET", f"{wire.KEPT_PATH}one/1").body == first.body
+    # another run would be the second
+    assert first.json["run"] == 1
+    assert agent.invoke("count").json["run"] == 2
 
 
 def test_a_timeout_ends_the_other_container(sidecar):
