@@ -9,11 +9,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kappa_core.durations import parse_duration
-from kappa_gateway.cli import invoke as client
+from kappa_gateway.cli import events
+from kappa_gateway.cli import invoke as invocation
+from kappa_gateway.cli.client import BAD_INPUT, CallError, fail
+from kappa_gateway.cli.options import DEFAULT_GATEWAY, Gateway, Name, Namespace, duration
 
 EXIT_CODES = (
-    "Exit status: 0 the function answered, 1 the function failed, 2 wrong arguments or no JSON, "
+    "Exit status: 0 the function answered (with --async: the event is stored), 1 the function failed, 2 wrong arguments or no JSON, "
     "3 no gateway there, 4 no such function, 5 the gateway refused (its message says why)."
 )
 
@@ -29,19 +31,13 @@ local = typer.Typer(
     help="Run functions on this machine, without a cluster.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(local, name="local")
+app.add_typer(events.app, name="async")
 
 
 def run() -> NoReturn:
     """Ends the process, with the command's exit status."""
     app(prog_name="kappa")
     raise SystemExit(0)
-
-
-def _duration(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 @local.command("up")
@@ -59,7 +55,7 @@ def local_up(
     keep_warm: Annotated[
         float | None,
         typer.Option(
-            parser=_duration,
+            parser=duration,
             metavar="DURATION",
             help="Keep idle processes this long, such as 30s, instead of each Function's scaling.keepWarm.",
             show_default=False,
@@ -91,12 +87,12 @@ def local_up(
     try:
         up(Options(paths=paths, host=host, port=port, keep_warm=keep_warm, color=color, verbose=verbose, queue=queue))
     except CannotStart as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
 
 
 @app.command(epilog=EXIT_CODES)
 def invoke(
-    name: Annotated[str, typer.Argument(help="Function: NAME, NAMESPACE.NAME or an ARN.", show_default=False)],
+    name: Name,
     data: Annotated[
         str | None, typer.Option("--data", "-d", metavar="JSON", help="The event. Default: {}.", show_default=False)
     ] = None,
@@ -104,24 +100,49 @@ def invoke(
         Path | None, typer.Option(help="The event, from a file; - is the standard input.", show_default=False)
     ] = None,
     tail: Annotated[bool, typer.Option("--tail", help="Print the end of the invocation's log on stderr.")] = False,
-    namespace: Annotated[
+    queued: Annotated[
+        bool, typer.Option("--async", help="Do not wait for the answer: queue the event, and print its request id.")
+    ] = False,
+    idempotency_key: Annotated[
         str | None,
-        typer.Option("--namespace", "-n", help="The Function's namespace. Default: default.", show_default=False),
+        typer.Option(
+            metavar="KEY",
+            help="With --async: the same key within two minutes is the same event, so a repetition adds none.",
+            show_default=False,
+        ),
     ] = None,
-    gateway: Annotated[
-        str, typer.Option(metavar="URL", envvar="KAPPA_GATEWAY", help="Where the gateway is.")
-    ] = "http://127.0.0.1:8080",
+    namespace: Namespace = None,
+    gateway: Gateway = DEFAULT_GATEWAY,
 ) -> None:
-    """Invoke a function and print its answer."""
+    """Invoke a function and print its answer.
+
+    \b
+    kappa invoke hello -d '{"name": "Ada"}' --tail
+    kappa invoke hello -d '{"name": "Ada"}' --async --idempotency-key order-7
+    """
+    if queued and tail:
+        fail("--tail waits for the answer's log, and --async for no answer: leave one of them out", BAD_INPUT)
+    if idempotency_key is not None and not queued:
+        fail("--idempotency-key goes with --async", BAD_INPUT)
+    if idempotency_key is not None and not (
+        1 <= len(idempotency_key) <= 256 and idempotency_key.isascii() and idempotency_key.isprintable()
+    ):
+        fail("--idempotency-key must be 1 to 256 printable ASCII characters", BAD_INPUT)
     payload = _payload(data, file)
     try:
-        answer = client.invoke(gateway, name, payload, namespace=namespace, tail=tail)
-    except client.InvokeError as error:
-        _fail(str(error), error.exit_code)
+        if queued:
+            event = invocation.submit(gateway, name, payload, namespace=namespace, idempotency_key=idempotency_key)
+            if event.duplicate:
+                print("kappa: this event was there already; nothing was added", file=sys.stderr)
+            print(event.request_id)
+            return
+        answer = invocation.invoke(gateway, name, payload, namespace=namespace, tail=tail)
+    except CallError as error:
+        fail(str(error), error.exit_code)
     if answer.log_tail:
         print(answer.log_tail, end="" if answer.log_tail.endswith("\n") else "\n", file=sys.stderr)
     if answer.function_error:
-        _fail(f"{name} failed: {client.describe_error(answer.body)}", 1, prefix="")
+        fail(f"{name} failed: {invocation.describe_error(answer.body)}", 1, prefix="")
     sys.stdout.buffer.write(answer.body if answer.body.endswith(b"\n") else answer.body + b"\n")
     sys.stdout.buffer.flush()
 
@@ -134,22 +155,17 @@ def version() -> None:
 
 def _payload(data: str | None, file: Path | None) -> bytes:
     if data is not None and file is not None:
-        _fail("give the event with --data or with --file, not with both", client.BAD_INPUT)
+        fail("give the event with --data or with --file, not with both", BAD_INPUT)
     source, payload = "--data", (data if data is not None else "{}").encode()
     if file is not None:
         source = "the standard input" if str(file) == "-" else str(file)
         try:
             payload = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         except OSError as error:
-            _fail(f"{file} cannot be read: {error.strerror}", client.BAD_INPUT)
+            fail(f"{file} cannot be read: {error.strerror}", BAD_INPUT)
     try:
         json.loads(payload)
     except ValueError as error:
         hint = """; quote it for the shell, as in -d '{"name": "Ada"}'""" if source == "--data" else ""
-        _fail(f"{source} is no JSON: {error}{hint}", client.BAD_INPUT)
+        fail(f"{source} is no JSON: {error}{hint}", BAD_INPUT)
     return payload
-
-
-def _fail(message: str, code: int, *, prefix: str = "kappa: ") -> NoReturn:
-    print(f"{prefix}{message}", file=sys.stderr)
-    raise typer.Exit(code)

@@ -1,30 +1,15 @@
-"""One invocation over the Lambda API, with the standard library alone."""
+"""Invocations over the Lambda API."""
 
 import base64
-import http.client
 import json
-import ssl
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-CONNECT_TIMEOUT: Final = 5.0
+from kappa_gateway.cli.client import Reply, call
+
 ANSWER_TIMEOUT: Final = 3700.0
 """Seconds: a function may run for an hour."""
-
-
-class InvokeError(Exception):
-    """The gateway did not run the function; `exit_code` tells scripts why."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-NOT_REACHED: Final = 3
-NOT_FOUND: Final = 4
-REFUSED: Final = 5
-BAD_INPUT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,67 +20,39 @@ class Answer:
     """Empty unless it was asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Queued:
+    request_id: str
+    duplicate: bool
+    """An event of this idempotency key was there already."""
+
+
 def invoke(gateway: str, name: str, payload: bytes, *, namespace: str | None = None, tail: bool = False) -> Answer:
-    """Invoke and wait for the answer. Raises `InvokeError`."""
-    qualified = name if namespace in (None, "default") else f"{namespace}.{name}"
-    status, headers, body = _post(gateway, qualified, payload, tail=tail)
-    if status == 404:
-        raise InvokeError(_message(body) or f"there is no function {qualified} at {gateway}", NOT_FOUND)
-    if status >= 300:
-        detail = _message(body) or body[:200].decode(errors="replace").strip() or "no reason given"
-        raise InvokeError(f"{gateway} answered {status}: {detail}", REFUSED)
-    log = headers.get("X-Amz-Log-Result") or ""
+    """Invoke and wait for the answer. Raises `CallError`."""
+    reply = _post(gateway, name, namespace, payload, {"X-Amz-Log-Type": "Tail"} if tail else {})
+    log = reply.headers.get("X-Amz-Log-Result") or ""
     return Answer(
-        body,
-        function_error=headers.get("X-Amz-Function-Error") is not None,
+        reply.body,
+        function_error=reply.headers.get("X-Amz-Function-Error") is not None,
         log_tail=base64.b64decode(log).decode(errors="replace") if log else "",
     )
 
 
-def _post(gateway: str, name: str, payload: bytes, *, tail: bool) -> tuple[int, http.client.HTTPMessage, bytes]:
-    url = urlsplit(gateway)
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise InvokeError(
-            f"{gateway!r} is no address of a gateway: write it as http://127.0.0.1:8080 (--gateway, or KAPPA_GATEWAY)",
-            BAD_INPUT,
-        )
-    connection: http.client.HTTPConnection
-    if url.scheme == "https":
-        connection = http.client.HTTPSConnection(
-            url.hostname, url.port, timeout=CONNECT_TIMEOUT, context=ssl.create_default_context()
-        )
-    else:
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=CONNECT_TIMEOUT)
-    headers = {"Content-Type": "application/json", "User-Agent": "kappa-cli"}
-    if tail:
-        headers["X-Amz-Log-Type"] = "Tail"
-    path = f"{url.path.rstrip('/')}/2015-03-31/functions/{quote(name, safe=':$')}/invocations"
-    try:
-        connection.connect()
-        connection.sock.settimeout(ANSWER_TIMEOUT)
-        connection.request("POST", path, payload, headers)
-        response = connection.getresponse()
-        return response.status, response.headers, response.read()
-    except TimeoutError:
-        raise InvokeError(f"{gateway} does not answer", NOT_REACHED) from None
-    except ConnectionRefusedError:
-        raise InvokeError(
-            f"nothing listens at {gateway}: start it with kappa local up PATH, or name another one with --gateway or KAPPA_GATEWAY",
-            NOT_REACHED,
-        ) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise InvokeError(f"{gateway} cannot be reached: {error or type(error).__name__}", NOT_REACHED) from None
-    finally:
-        connection.close()
+def submit(
+    gateway: str, name: str, payload: bytes, *, namespace: str | None = None, idempotency_key: str | None = None
+) -> Queued:
+    """Invoke asynchronously: returns once the event is stored. Raises `CallError`."""
+    headers = {"X-Amz-Invocation-Type": "Event"}
+    if idempotency_key is not None:
+        headers["Kappa-Idempotency-Key"] = idempotency_key
+    reply = _post(gateway, name, namespace, payload, headers)
+    return Queued(reply.headers.get("x-amzn-requestid") or "", reply.headers.get("Kappa-Duplicate") == "true")
 
 
-def _message(body: bytes) -> str:
-    """The message of Lambda's error JSON; empty where the body is none."""
-    try:
-        error = json.loads(body)
-        return str(error.get("Message") or error.get("message") or "")
-    except (ValueError, AttributeError):
-        return ""
+def _post(gateway: str, name: str, namespace: str | None, payload: bytes, headers: dict[str, str]) -> Reply:
+    qualified = name if namespace in (None, "default") else f"{namespace}.{name}"
+    path = f"/2015-03-31/functions/{quote(qualified, safe=':$')}/invocations"
+    return call(gateway, "POST", path, payload, headers, timeout=ANSWER_TIMEOUT)
 
 
 def describe_error(body: bytes) -> str:
