@@ -44,6 +44,8 @@ CONDITION: Final = "condition"
 """On a delivery, as the next two: the record's."""
 REQUEST_ID: Final = "request-id"
 TIMESTAMP: Final = "timestamp"
+MESSAGE_ID: Final = "message-id"
+"""The id by which the destination knows the record: the delivery's own, which a redrive changes, and this not."""
 
 TYPE_SUCCEEDED: Final = "run.kappa.event.succeeded"
 TYPE_FAILED: Final = "run.kappa.event.failed"
@@ -118,6 +120,7 @@ def _follow_up(event: Event, ending: Ending, payload: bytes, purpose: str, desti
         CONDITION: ending.condition.value,
         REQUEST_ID: event.id,
         TIMESTAMP: timestamp(ending.ended_at),
+        MESSAGE_ID: follower_id,
     }
     lane = Lane(Kind.DELIVERY, event.lane.namespace, event.lane.function)
     follower = Event(follower_id, lane, payload, ending.ended_at, attributes, keyed=True)
@@ -131,6 +134,11 @@ def _follow_up(event: Event, ending: Ending, payload: bytes, purpose: str, desti
     return replace(follower, lane=Lane(Kind.INVOCATION, lane.namespace, destination.function.name), attributes=asked)
 
 
+def message_id(delivery: Event) -> str:
+    """What destinations tell repetitions by."""
+    return delivery.attributes.get(MESSAGE_ID, delivery.id)
+
+
 def cloud_event_headers(delivery: Event) -> dict[str, str]:
     """The HTTP (or NATS) headers of the record as a CloudEvent 1.0 in binary mode: the payload is its data.
 
@@ -142,7 +150,7 @@ def cloud_event_headers(delivery: Event) -> dict[str, str]:
     return {
         "content-type": "application/json",
         "ce-specversion": "1.0",
-        "ce-id": delivery.id,
+        "ce-id": message_id(delivery),
         "ce-source": f"/v1/namespaces/{delivery.lane.namespace}/functions/{delivery.lane.function}",
         "ce-type": TYPE_SUCCEEDED if succeeded else TYPE_FAILED,
         "ce-subject": given.get(REQUEST_ID, ""),
@@ -150,17 +158,22 @@ def cloud_event_headers(delivery: Event) -> dict[str, str]:
     }
 
 
-def readdressed(delivery: Event, function: Function) -> Event:
-    """A delivery that was given up, to where its Function says *now*: whoever redrives it has mended the address.
+def for_redrive(event: Event, function: Function | None) -> Event:
+    """An event of the dead letter as it is to be tried again: whoever redrives it has mended what was wrong.
 
-    As it was where the Function asks for no such delivery any more, or names a Function instead.
+    A delivery goes to where its Function says *now*; as before where that asks for no such delivery any more, names a
+    Function instead, or is gone. An invocation begins a new chain of destinations.
     """
+    if event.lane.kind is Kind.INVOCATION:
+        return replace(event, attributes={name: value for name, value in event.attributes.items() if name != HOPS})
+    if function is None:
+        return event
     spec = function.spec.async_
     now = {"onSuccess": spec.on_success, "onFailure": spec.on_failure, "deadLetter": spec.dead_letter}
-    destination = now.get(delivery.attributes.get(PURPOSE, ""))
-    if delivery.lane.kind is not Kind.DELIVERY or destination is None or destination.function is not None:
-        return delivery
-    return replace(delivery, attributes=delivery.attributes | {DESTINATION: _as_json(destination)})
+    destination = now.get(event.attributes.get(PURPOSE, ""))
+    if destination is None or destination.function is not None:
+        return event
+    return replace(event, attributes=event.attributes | {DESTINATION: _as_json(destination)})
 
 
 def _as_json(destination: Destination) -> str:

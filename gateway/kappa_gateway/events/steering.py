@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from kappa_core import destinations
 from kappa_core.event import DeadEvent, Kind, Lane
 from kappa_gateway.events.status import PAGE, REDRIVE_OF, redriven_id
 from kappa_gateway.queue.protocol import Queue
@@ -73,11 +74,13 @@ async def purge_dead(queue: Queue, namespace: str, function: str, *, until: floa
 
 async def _redrive_one(events: "Events", dead: DeadEvent) -> tuple[str, str]:
     old = dead.event
+    known = events.gateway.registry.get(old.lane.namespace, old.lane.function)
+    mended = destinations.for_redrive(old, known.function if known is not None else None)
     event = replace(
-        old,
+        mended,
         id=redriven_id(old.id),
         received_at=time.time(),
-        attributes={**old.attributes, REDRIVE_OF: old.id},
+        attributes={**mended.attributes, REDRIVE_OF: old.id},
         keyed=True,
     )
     await events.accept(event)  # False: an earlier try got so far

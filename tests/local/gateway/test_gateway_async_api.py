@@ -21,8 +21,9 @@ DELIVERIES = Lane(Kind.DELIVERY, "default", "hello")
 class Stored:
     """Accepts events, and does nothing with them."""
 
-    def __init__(self, queue):
+    def __init__(self, queue, gateway):
         self.queue = queue
+        self.gateway = gateway
 
     async def accept(self, event):
         return await self.queue.put(event)
@@ -32,7 +33,7 @@ class Stored:
 async def queue(gateway, tmp_path):
     queue = SqliteQueue(Settings(queue_url=f"sqlite:{tmp_path}/queue.db"))
     await queue.open()
-    gateway.gateway.events = Stored(queue)
+    gateway.gateway.events = Stored(queue, gateway.gateway)
     yield queue
     gateway.gateway.events = None
     await queue.close()
@@ -335,6 +336,19 @@ async def test_all_of_the_dead_letter_deliveries_too(gateway, queue):
     [again] = await events_in(queue, DELIVERIES)
     assert again.attributes["destination"] == delivery.attributes["destination"]
     assert [dead.event.id for dead in await queue.dead_events("default", "hello", limit=10)] == [later.id]
+
+
+async def test_a_redriven_delivery_goes_to_where_its_function_says_now(gateway, queue, tools):
+    def destination(url):
+        return {"destination": json.dumps({"http": {"url": url}}), "purpose": "onSuccess"}
+
+    lost = an_event(lane=DELIVERIES, attributes=destination("http://wrong"))
+    await queue.bury(a_death(lost))
+    mended = {"onSuccess": {"http": {"url": "http://right"}}}
+    gateway.sink.put_function(tools.function(**{"async": mended}))
+    await post(gateway, f"{BASE}/redrive", {"requestIds": [lost.id]})
+    [again] = await events_in(queue, DELIVERIES)
+    assert json.loads(again.attributes["destination"]) == mended["onSuccess"]
 
 
 async def test_a_long_redrive_is_done_in_steps(gateway, queue, monkeypatch):

@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import function_constraints
@@ -319,20 +320,34 @@ def test_hops_that_cannot_be_read_end_the_chain(text: str) -> None:
     assert hops(event(attributes={destinations.HOPS: text})) == destinations.MAX_HOPS
 
 
-def test_a_delivery_is_readdressed_to_where_its_function_says_now() -> None:
+def test_a_redriven_delivery_goes_to_where_its_function_says_now() -> None:
     (wrong,) = after(function(onSuccess={"http": {"url": "http://wrong"}}), event(), ending()).events
 
-    def address_after(**changed: Any) -> Any:
-        mended = destinations.readdressed(wrong, function(**changed))
+    def address_after(changed: Function | None) -> Any:
+        mended = destinations.for_redrive(wrong, changed)
         assert (mended.id, mended.payload, mended.lane) == (wrong.id, wrong.payload, wrong.lane)
         return json.loads(mended.attributes[destinations.DESTINATION])
 
-    assert address_after(onSuccess={"http": {"url": "http://right"}}) == {"http": {"url": "http://right"}}
-    assert address_after(onSuccess={"nats": {"subject": "right"}}) == {"nats": {"subject": "right"}}
+    assert address_after(function(onSuccess={"http": {"url": "http://right"}})) == {"http": {"url": "http://right"}}
+    assert address_after(function(onSuccess={"nats": {"subject": "right"}})) == {"nats": {"subject": "right"}}
     for unfitting in ({}, {"onFailure": {"http": {"url": "http://b"}}}, {"onSuccess": {"function": {"name": "b"}}}):
-        assert address_after(**unfitting) == {"http": {"url": "http://wrong"}}
-    invocation = event()
-    assert destinations.readdressed(invocation, function()) is invocation
+        assert address_after(function(**unfitting)) == {"http": {"url": "http://wrong"}}
+    assert address_after(None) == {"http": {"url": "http://wrong"}}
+
+
+def test_a_redriven_invocation_begins_a_new_chain() -> None:
+    looped = event(attributes={destinations.HOPS: "17", "x-amzn-trace-id": "Root=1"})
+    redriven = destinations.for_redrive(looped, None)
+    assert hops(redriven) == 0
+    assert redriven.attributes == {"x-amzn-trace-id": "Root=1"}
+    assert (redriven.id, redriven.payload) == (looped.id, looped.payload)
+
+
+def test_a_redriven_delivery_has_another_id_and_is_the_same_message() -> None:
+    (first,) = after(function(onSuccess={"http": {"url": "http://a"}}), event(), ending()).events
+    redriven = replace(first, id="another", attributes={**first.attributes, "redrive-of": first.id})
+    assert destinations.message_id(redriven) == destinations.message_id(first) == first.id
+    assert destinations.cloud_event_headers(redriven) == destinations.cloud_event_headers(first)
 
 
 @pytest.mark.parametrize("text", [None, "", "null", "{}", '{"http": {}}', "{", '{"carrier": {"pigeon": 1}}'])

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from kappa_core.destinations import cloud_event_headers
+from kappa_core.destinations import cloud_event_headers, message_id
 from kappa_core.event import Event
 from kappa_gateway.events.destinations import addresses, signing
 from kappa_gateway.events.destinations.failure import DeliveryFailed
@@ -73,7 +73,7 @@ class HttpSender:
         keys = signing.namespace_keys(self._settings.signing_key.get_secret_value(), event.lane.namespace)
         headers = {
             **cloud_event_headers(event),
-            **signing.signed(keys, message_id=event.id, timestamp=int(self._clock()), body=event.payload),
+            **signing.signed(keys, message_id=message_id(event), timestamp=int(self._clock()), body=event.payload),
         }
         shown = without_query(url)
         reused = _Reused()

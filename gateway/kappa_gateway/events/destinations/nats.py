@@ -1,6 +1,6 @@
 """Deliveries to NATS subjects: a CloudEvent in binary mode, as the NATS protocol binding puts it into headers."""
 
-from kappa_core.destinations import cloud_event_headers
+from kappa_core.destinations import cloud_event_headers, message_id
 from kappa_core.errors import KappaError
 from kappa_core.event import Event
 from kappa_gateway.events.destinations.failure import DeliveryFailed
@@ -30,7 +30,9 @@ class NatsSender:
                 retryable=False,
             )
         try:
-            await self._publisher.publish(subject, event.payload, {**cloud_event_headers(event), MESSAGE_ID: event.id})
+            await self._publisher.publish(
+                subject, event.payload, {**cloud_event_headers(event), MESSAGE_ID: message_id(event)}
+            )
         except KappaError as error:
             raise DeliveryFailed(
                 f"{subject} was not published: {error.message}",
