@@ -150,7 +150,13 @@ FULL: list[Manifest] = [
         "timeout": "10s",
         "concurrency": 2,
         "scaling": {"minReplicas": 1, "maxReplicas": 5, "keepWarm": "1m"},
-        "async": {"maxAttempts": 2, "maxAge": "1h"},
+        "async": {
+            "maxAttempts": 2,
+            "maxAge": "1h",
+            "onSuccess": {"function": {"name": "audit"}},
+            "onFailure": {"nats": {"subject": "orders.failed"}},
+            "deadLetter": {"http": {"url": "https://example.com:8443/hook?team=a"}},
+        },
         "serviceAccountName": "reader",
         "podTemplate": {
             "labels": {"team": "a"},
