@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 5.0
-"""Seconds."""
+QUIET: Final = 3.0
+"""Seconds without an error after which an outage is over: parts of a queue may be away while others answer."""
 
 T = TypeVar("T")
 
@@ -24,8 +25,10 @@ class Outage:
     def __init__(self) -> None:
         self.since: float | None = None
         """By the monotonic clock; None while the queue answers."""
+        self._last = 0.0
 
     def seen(self, error: QueueUnavailable) -> None:
+        self._last = time.monotonic()
         if self.since is None:
             self.since = time.monotonic()
             logger.warning(
@@ -33,7 +36,7 @@ class Outage:
             )
 
     def over(self) -> None:
-        if self.since is not None:
+        if self.since is not None and time.monotonic() - self._last > QUIET:
             logger.warning("the queue is back", extra={"outage_seconds": round(time.monotonic() - self.since, 1)})
             self.since = None
 

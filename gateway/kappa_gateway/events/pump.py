@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from kappa_core.errors import QueueUnavailable
-from kappa_core.event import Kind, Lane
+from kappa_core.event import Kind, Lane, Trouble
 from kappa_core.metrics import InvocationType
 from kappa_gateway.events import room
 from kappa_gateway.events.handling import Handling
@@ -26,6 +26,8 @@ DELIVERIES_AT_ONCE: Final = 4
 """Of one lane."""
 DELIVERY_BRAKE: Final = 5.0
 """Seconds. A lane may hold deliveries to several destinations, of which one works."""
+QUEUE_PAUSE: Final = 1.0
+"""Seconds until a queue that is away is asked again."""
 _AFTER_BUG: Final = 1.0
 
 
@@ -49,14 +51,17 @@ class Pump:
         """Whether there may be something to take."""
         self._typical_bytes = settings.event_max_bytes
         self._dues: list[int] = []
-        """When retries are due, in steps of the monotonic clock; each step once."""
+        """When retries are due, in steps of the monotonic clock, as a heap; each step once."""
+        self._due_steps: set[int] = set()
+        self._abandoned = False
         self._seen: tuple[object, ...] = ()
 
     # -- what it is told
 
-    def notify(self) -> None:
-        """There may be something to take."""
+    def notify(self, *, abandoned: bool = False) -> None:
+        """There may be something to take. `abandoned`: though there is no such function, it is old enough to be ended."""
         self._more = True
+        self._abandoned = abandoned
         self._woken.set()
 
     def wake(self) -> None:
@@ -65,7 +70,8 @@ class Pump:
 
     def due_in(self, delay: float) -> None:
         step = int((self._events.monotonic() + delay) / DUE_STEP) + 1
-        if step not in self._dues:
+        if step not in self._due_steps:
+            self._due_steps.add(step)
             heapq.heappush(self._dues, step)
             self._woken.set()
 
@@ -77,7 +83,7 @@ class Pump:
 
     def tried(self, tried: Tried, begun: float) -> None:
         """What a try says about the function: whether it runs at all."""
-        if tried.response is None and tried.trouble is not None:
+        if tried.trouble is Trouble.UNAVAILABLE:
             self.brake.pull(self._events.monotonic(), begun)
         else:
             self.brake.release()
@@ -112,7 +118,8 @@ class Pump:
             if count:
                 await self._take(count)
                 continue
-            if not self._more and not self.in_hand and not self._dues:
+            idle = not self._more and not self._dues
+            if not self.in_hand and (idle or self._waits_for_function()):
                 return
             await self._wait()
 
@@ -120,16 +127,19 @@ class Pump:
         events = self._events
         self.budget.take(count, 0)
         leases: list[Lease] = []
+        self._more = False  # what comes while it is asked for sets it again
         try:
             leases = await events.queue.take(self.lane, count, 0.0)
         except QueueUnavailable as error:
             events.outage.seen(error)
-            await asyncio.sleep(1.0)
+            self._more = True
+            await asyncio.sleep(QUEUE_PAUSE)
             return
         finally:
             self.budget.give(count - len(leases), 0)
         events.outage.over()
-        self._more = len(leases) == count
+        if len(leases) == count:
+            self._more = True
         if leases:
             largest = max(len(lease.event.payload) for lease in leases)
             self._typical_bytes = max(largest, self._typical_bytes // 2, 1024)
@@ -150,7 +160,7 @@ class Pump:
             pass
         now = self._events.monotonic()
         while self._dues and self._dues[0] * DUE_STEP <= now:
-            heapq.heappop(self._dues)
+            self._due_steps.discard(heapq.heappop(self._dues))
             self._more = True
 
     # -- how many
@@ -170,8 +180,9 @@ class Pump:
 
     def _wanted(self) -> int:
         function = self._function()
-        if function is None:
-            return 1 - len(self.in_hand)
+        if function is None or not function.max_replicas:
+            # what is taken can only be ended
+            return 0 if self._waits_for_function() else room.MOST_AHEAD - len(self.in_hand)
         slots = free = 0
         for pod in function.pods.values():
             if pod in function.available:
@@ -185,6 +196,10 @@ class Pump:
 
     def _function(self) -> FunctionState | None:
         return self._events.gateway.registry.get(self.lane.namespace, self.lane.function)
+
+    def _waits_for_function(self) -> bool:
+        """The lane's function is not there, and may be applied again."""
+        return self.lane.kind is Kind.INVOCATION and not self._abandoned and self._function() is None
 
     def _note_backlog(self, waiting: int) -> None:
         function = self._function()

@@ -1,4 +1,9 @@
-"""The gateway's asynchronous side: accepts events into the queue, and dispatches what is there as capacity allows."""
+"""The gateway's asynchronous side: accepts events into the queue, and dispatches what is there as capacity allows.
+
+When a function is deleted, its events stay: if it is applied again within their time, they run. What grows older than the
+longest `maxAge` meanwhile goes to the dead letter, and a lane that has been empty for an hour is dropped. Deliveries go on
+without their function. `kappa async purge` drops events sooner.
+"""
 
 import asyncio
 import logging
@@ -30,6 +35,9 @@ DELIVERIES_AT_ONCE: Final = 32
 """Of all lanes together."""
 ABANDONED_AFTER: Final = parse_duration("6h")
 """Seconds: the longest `maxAge`, for events whose function is not there to say its own."""
+IDLE_LANE_KEPT: Final = 3600.0
+"""Seconds for which an empty lane without a function stays. Long, because another gateway may know of a new function of
+that name a moment before this one does, and have put an event there."""
 
 
 class Events:
@@ -61,6 +69,8 @@ class Events:
         self._short: dict[Pump, None] = {}
         """Pumps that wait for the budget, in the order in which they are served."""
         self._running: set[str] = set()
+        self._idle_since: dict[Lane, float] = {}
+        """Empty lanes without a function, and since when they are seen to be so."""
         self._metrics: dict[tuple[str, str], EventMetrics] = {}
         self._policies: dict[FunctionState, tuple[object, Policy]] = {}
         self._default_policy = Policy(
@@ -85,7 +95,13 @@ class Events:
             else:
                 counted.deduplicated += 1
         if added:
-            self._notify(event.lane)
+            function = self.gateway.registry.get(event.lane.namespace, event.lane.function)
+            if event.lane.kind is Kind.DELIVERY:
+                self._notify(event.lane)
+            elif function is not None:
+                # until it is taken, or the queue says more
+                function.backlog += 1
+                self._notify(event.lane)
         return added
 
     # -- its life
@@ -205,9 +221,9 @@ class Events:
         self._short.pop(pump, None)
         pump.task = None
 
-    def _notify(self, lane: Lane) -> None:
+    def _notify(self, lane: Lane, *, abandoned: bool = False) -> None:
         if not self.stopping and self._serves(lane) and self.gateway.registry.synced.is_set():
-            self.pump(lane).notify()
+            self.pump(lane).notify(abandoned=abandoned)
 
     def _serves(self, lane: Lane) -> bool:
         namespaces = self.gateway.settings.namespaces
@@ -232,6 +248,7 @@ class Events:
         while True:
             try:
                 self._take_in(await self.queue.lanes())
+                await self._drop_lanes()
                 self.outage.over()
             except QueueUnavailable as error:
                 self.outage.seen(error)
@@ -244,6 +261,7 @@ class Events:
         """What the queue holds: wake who has work, and tell demand and metrics."""
         self._forget_backlogs()
         now = self.clock()
+        idle: set[Lane] = set()
         for state in states:
             lane = state.lane
             if not self._serves(lane):
@@ -252,14 +270,31 @@ class Events:
             if lane.kind is Kind.INVOCATION:
                 counted = self._metrics_of(lane)
                 counted.waiting, counted.held, counted.oldest_at = state.waiting, state.held, state.oldest_at
+            abandoned = False
+            if not state.waiting and not state.held:
+                if function is None:
+                    idle.add(lane)
+                continue
+            if lane.kind is Kind.INVOCATION:
                 if function is not None:
                     function.backlog = state.waiting
                 elif state.oldest_at is not None and now <= state.oldest_at + ABANDONED_AFTER:
-                    # its function is not there: it may be applied again
-                    continue
+                    continue  # it may be applied again
+                else:
+                    abandoned = True
             known = self._pumps.get(lane)
             if state.waiting or state.held > (len(known.in_hand) if known is not None else 0):
-                self._notify(lane)
+                self._notify(lane, abandoned=abandoned)
+        self._idle_since = {lane: self._idle_since.get(lane, self.monotonic()) for lane in idle}
+        self._forget_metrics({(state.lane.namespace, state.lane.function) for state in states})
+
+    async def _drop_lanes(self) -> None:
+        """Lanes without events whose function has been gone for long."""
+        for lane, since in list(self._idle_since.items()):
+            if self.monotonic() - since > IDLE_LANE_KEPT:
+                del self._idle_since[lane]
+                await self.queue.drop_lane(lane)
+                logger.info("the queue of a function that is gone was dropped", extra={"lane": str(lane)})
 
     def _forget_backlogs(self) -> None:
         for function in self.gateway.registry:
@@ -267,3 +302,7 @@ class Events:
         for counted in self._metrics.values():
             counted.waiting = counted.held = 0
             counted.oldest_at = None
+
+    def _forget_metrics(self, lanes: set[tuple[str, str]]) -> None:
+        for key in [key for key in self._metrics if key not in lanes and self.gateway.registry.get(*key) is None]:
+            del self._metrics[key]
