@@ -53,6 +53,7 @@ async def test_uninstalling_leaves_functions_and_pods_and_installing_picks_them_
     kept = new_function(scaling={"keepWarm": "5s"})
     deleted = new_function(scaling={"keepWarm": "1m"})
     assert [(await each.invoke()).status for each in (kept, deleted)] == [200, 200]
+    event = await kept.ended(await kept.submit())
     try:
         release.uninstall()
         part = ("-o", "name", "-l", "app.kubernetes.io/part-of=kappa")
@@ -68,4 +69,7 @@ async def test_uninstalling_leaves_functions_and_pods_and_installing_picks_them_
     finally:
         release.install()
     eventually(lambda: kept.wanted_replicas() == 0 and not kept.pods(), timeout=60)
-    assert (await dataclasses.replace(kept, gateway=find_gateway()).invoke()).status == 200
+    again = dataclasses.replace(kept, gateway=find_gateway())
+    assert (await again.invoke()).status == 200
+    # the queue's volume stayed too
+    assert await again.ended(event["requestId"], timeout=20) == event
