@@ -3,10 +3,11 @@
 import json
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import typer
 
@@ -89,8 +90,12 @@ def get(
     kappa async get hello 0b1f7c1e-5f0a-4f6e-a8f0-9d2c3f6f1a55
     kappa async get hello "$(kappa invoke hello --async)" --wait --json
     """
+    try:
+        request_id = str(uuid.UUID(request_id))
+    except ValueError:
+        fail(f"{request_id!r} is no request id: those look like 0b1f7c1e-5f0a-4f6e-a8f0-9d2c3f6f1a55", BAD_INPUT)
     base, _ = _path(name, namespace)
-    path = f"{base}/{quote(request_id, safe='')}"
+    path = f"{base}/{request_id}"
     found = _wait_for_end(gateway, path, timeout) if wait else _call(gateway, "GET", path)
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
@@ -159,7 +164,9 @@ def purge(
     if not yes:
         if not sys.stdin.isatty():
             fail(f"this drops {what} for good: say --yes", BAD_INPUT)
-        typer.confirm(f"Drop {what} for good?", abort=True, err=True)
+        print(f"Drop {what} for good? [y/N]: ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            fail("nothing was dropped", 1)
     count, more = 0, True
     while more:
         answer = _call(gateway, "DELETE", f"{base}?dead={'true' if dead else 'false'}")

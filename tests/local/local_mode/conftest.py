@@ -16,6 +16,7 @@ spec:
   timeout: {timeout}
   concurrency: {concurrency}
   scaling: {{keepWarm: {keep_warm}, maxReplicas: {max_replicas}}}
+  {spec}
   code:
     inline: |
 {code}
@@ -34,6 +35,7 @@ def manifest(tmp_path: Path) -> Callable[..., Path]:
         concurrency: int = 1,
         keep_warm: str = "5m",
         max_replicas: int = 10,
+        spec: str = "",
         more: str = "",
     ) -> Path:
         path = tmp_path / f"{name}.yaml"
@@ -45,6 +47,7 @@ def manifest(tmp_path: Path) -> Callable[..., Path]:
             concurrency=concurrency,
             keep_warm=keep_warm,
             max_replicas=max_replicas,
+            spec=spec,
         )
         # as editors do it: a new file in the place of the old one
         fresh = tmp_path / f".{name}.new"
