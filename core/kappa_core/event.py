@@ -81,7 +81,7 @@ class Event:
     lane: Lane
     payload: bytes
     received_at: float
-    """Seconds since the epoch; kept over redrives of deliveries, anew for a redriven invocation."""
+    """Seconds since the epoch; a redrive is a new event, and begins anew."""
     attributes: dict[str, str] = field(default_factory=dict)
     """ASCII keys and text values. For invocations: header lines for the pod by name, and `http.*` for web servers'
     requests. For deliveries: `destination` (JSON) and what its message needs."""
