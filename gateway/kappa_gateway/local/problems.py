@@ -78,9 +78,9 @@ def _example(location: Sequence[str | int]) -> str:
         "cpu": ", such as 250m or 1",
         "handler": ": write module.function, such as main.handler",
         "runtime": ", such as python3.13",
-        "name": ": lower-case letters, digits and dashes"
-        if location[0] == "metadata"
-        else ": letters, digits and _, not starting with a digit",
+        "name": ": letters, digits and _, not starting with a digit"
+        if "env" in location
+        else ": lower-case letters, digits and dashes",
         "url": ": an http://, https:// or s3:// address",
         "sha256": ": 64 hexadecimal digits, as sha256sum prints them",
     }
