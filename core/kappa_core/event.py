@@ -114,8 +114,9 @@ class Record:
     """The last failure: the function's own error JSON, or `{"errorType", "errorMessage"}`."""
 
     def encode(self) -> bytes:
-        names = [name for name in self.__slots__ if getattr(self, name) not in (None, False)]
-        return json.dumps({name: getattr(self, name) for name in names}, separators=(",", ":")).encode()
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        said = {name: value for name, value in fields.items() if value is not None and value is not False}
+        return json.dumps(said, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes | str) -> "Record":

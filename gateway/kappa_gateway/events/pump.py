@@ -45,6 +45,7 @@ class Pump:
         self.brake = room.Brake(settings.event_first_backoff, DELIVERY_BRAKE if is_delivery else room.LONGEST_BRAKE)
         self.budget = events.delivery_budget if is_delivery else events.budget
         self.task: asyncio.Task[None] | None = None
+        self.ended = False
         self._events = events
         self._woken = asyncio.Event()
         self._more = True
@@ -105,11 +106,12 @@ class Pump:
         while not self._events.stopping:
             try:
                 await self._pump()
-                return
+                break
             except Exception:
                 logger.exception("a bug stopped a lane's pump; going on", extra={"lane": str(self.lane)})
                 self._more = True
                 await asyncio.sleep(_AFTER_BUG)
+        self.ended = True
 
     async def _pump(self) -> None:
         while not self._events.stopping:

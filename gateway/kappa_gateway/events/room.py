@@ -29,7 +29,7 @@ def ahead(slots: int, mean_duration: float, *, callers_wait: bool) -> int:
     """How many events of a function may wait for a slot beyond those that find one free."""
     if callers_wait or not slots or mean_duration <= 0:
         return 1
-    return min(max(math.ceil(slots * AHEAD / mean_duration), 1), MOST_AHEAD)
+    return max(math.ceil(min(slots * AHEAD / mean_duration, MOST_AHEAD)), 1)
 
 
 def share(free: int, held: int) -> int:

@@ -1,26 +1,21 @@
-"""The gateway's asynchronous side: accepts events into the queue, and dispatches what is there as capacity allows.
-
-When a function is deleted, its events stay: if it is applied again within their time, they run. What grows older than the
-longest `maxAge` meanwhile goes to the dead letter, and a lane that has been empty for an hour is dropped. Deliveries go on
-without their function. `kappa async purge` drops events sooner.
-"""
+"""The gateway's asynchronous side: accepts events into the queue, and dispatches what is there as capacity allows."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from kappa_core.durations import parse_duration
 from kappa_core.errors import QueueUnavailable
 from kappa_core.event import Event, Kind, Lane, Policy
 from kappa_gateway.events.delivery import Deliverer
+from kappa_gateway.events.discovery import ABANDONED_AFTER, Discovery
 from kappa_gateway.events.ending import Endings
 from kappa_gateway.events.metrics import EventCollector, EventMetrics
 from kappa_gateway.events.outage import Outage
 from kappa_gateway.events.pump import Pump
 from kappa_gateway.events.room import Budget
-from kappa_gateway.queue.protocol import LaneState, Queue
+from kappa_gateway.queue.protocol import Queue
 from kappa_gateway.state import FunctionState
 
 if TYPE_CHECKING:
@@ -28,16 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DISCOVERY_INTERVAL: Final = 2.0
-"""Seconds between looks at all lanes."""
 HEARTBEATS_PER_LEASE: Final = 3
 DELIVERIES_AT_ONCE: Final = 32
 """Of all lanes together."""
-ABANDONED_AFTER: Final = parse_duration("6h")
-"""Seconds: the longest `maxAge`, for events whose function is not there to say its own."""
-IDLE_LANE_KEPT: Final = 3600.0
-"""Seconds for which an empty lane without a function stays. Long, because another gateway may know of a new function of
-that name a moment before this one does, and have put an event there."""
 
 
 class Events:
@@ -65,13 +53,12 @@ class Events:
             DELIVERIES_AT_ONCE, max(settings.body_memory_bytes // 8, settings.event_max_bytes)
         )
         self.endings = Endings(queue, self.outage, settings, put=self.accept, metrics_of=self.metrics_of, clock=clock)
-        self._pumps: dict[Lane, Pump] = {}
+        self._discovery = Discovery(self)
+        self.pumps: dict[Lane, Pump] = {}
         self._short: dict[Pump, None] = {}
         """Pumps that wait for the budget, in the order in which they are served."""
         self._running: set[str] = set()
-        self._idle_since: dict[Lane, float] = {}
-        """Empty lanes without a function, and since when they are seen to be so."""
-        self._metrics: dict[tuple[str, str], EventMetrics] = {}
+        self.metrics: dict[tuple[str, str], EventMetrics] = {}
         self._policies: dict[FunctionState, tuple[object, Policy]] = {}
         self._default_policy = Policy(
             max_age=ABANDONED_AFTER,
@@ -81,7 +68,7 @@ class Events:
         )
         gateway.on_function_changed.append(self._function_changed)
         gateway.on_function_gone.append(self._function_gone)
-        gateway.metrics.register(EventCollector(self._metrics, available=lambda: queue.available, clock=clock))
+        gateway.metrics.register(EventCollector(self.metrics, available=lambda: queue.available, clock=clock))
 
     # -- for the ways in
 
@@ -97,11 +84,11 @@ class Events:
         if added:
             function = self.gateway.registry.get(event.lane.namespace, event.lane.function)
             if event.lane.kind is Kind.DELIVERY:
-                self._notify(event.lane)
+                self.notify(event.lane)
             elif function is not None:
                 # until it is taken, or the queue says more
                 function.backlog += 1
-                self._notify(event.lane)
+                self.notify(event.lane)
         return added
 
     # -- its life
@@ -110,7 +97,7 @@ class Events:
         """Until cancelled: then what is still in hand is left to run out of its lease."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._look_around(), name="event lanes")
+                group.create_task(self._discovery.run(), name="event lanes")
                 group.create_task(self._heartbeats(), name="event heartbeats")
         finally:
             self.stopping = True
@@ -122,7 +109,7 @@ class Events:
     def stop(self) -> None:
         """Take nothing more, and give back what waits for a pod."""
         self.stopping = True
-        for pump in list(self._pumps.values()):
+        for pump in list(self.pumps.values()):
             pump.wake()
             for handling in list(pump.in_hand):
                 handling.withdraw()
@@ -151,21 +138,21 @@ class Events:
             self._running.discard(event_id)
 
     def _function_changed(self, function: FunctionState) -> None:
-        pump = self._pumps.get(Lane(Kind.INVOCATION, function.namespace, function.name))
+        pump = self.pumps.get(Lane(Kind.INVOCATION, function.namespace, function.name))
         if pump is not None:
             pump.function_changed(function)
 
     def _function_gone(self, function: FunctionState) -> None:
         self._policies.pop(function, None)
-        self._metrics.pop((function.namespace, function.name), None)
+        self.metrics.pop((function.namespace, function.name), None)
 
     # -- for pumps and handlings
 
     def pump(self, lane: Lane) -> Pump:
         """The lane's pump; one that has ended is made anew."""
-        pump = self._pumps.get(lane)
-        if pump is None:
-            pump = self._pumps[lane] = Pump(self, lane)
+        pump = self.pumps.get(lane)
+        if pump is None or (pump.ended and not pump.in_hand):
+            pump = self.pumps[lane] = Pump(self, lane)
             pump.task = self.gateway.loop.create_task(pump.run(), name=f"pump {lane}")
             pump.task.add_done_callback(lambda _: self._pump_ended(pump))
         return pump
@@ -187,7 +174,24 @@ class Events:
         return known[1]
 
     def metrics_of(self, event: Event) -> EventMetrics:
-        return self._metrics_of(event.lane)
+        return self.metrics_of_lane(event.lane)
+
+    def metrics_of_lane(self, lane: Lane) -> EventMetrics:
+        key = (lane.namespace, lane.function)
+        counted = self.metrics.get(key)
+        if counted is None:
+            counted = self.metrics[key] = EventMetrics()
+        return counted
+
+    def notify(self, lane: Lane, *, abandoned: bool = False) -> None:
+        """The lane may have something to take."""
+        if not self.stopping and self.serves(lane) and self.gateway.registry.synced.is_set():
+            self.pump(lane).notify(abandoned=abandoned)
+
+    def serves(self, lane: Lane) -> bool:
+        """Whether it is this gateway's at all: others may share the queue."""
+        namespaces = self.gateway.settings.namespaces
+        return not namespaces or lane.namespace in namespaces
 
     def short_of_budget(self, pump: Pump) -> None:
         self._short[pump] = None
@@ -201,38 +205,23 @@ class Events:
 
     # -- inside
 
-    def _metrics_of(self, lane: Lane) -> EventMetrics:
-        key = (lane.namespace, lane.function)
-        counted = self._metrics.get(key)
-        if counted is None:
-            counted = self._metrics[key] = EventMetrics()
-        return counted
-
     def _tasks(self) -> list[asyncio.Task[None]]:
-        pumps = list(self._pumps.values())
+        pumps = list(self.pumps.values())
         return [pump.task for pump in pumps if pump.task is not None] + [
             task for pump in pumps for task in pump.in_hand.values()
         ]
 
     def _pump_ended(self, pump: Pump) -> None:
         # what is in hand when the gateway stops is still found through its pump
-        if not pump.in_hand and self._pumps.get(pump.lane) is pump:
-            del self._pumps[pump.lane]
+        if not pump.in_hand and self.pumps.get(pump.lane) is pump:
+            del self.pumps[pump.lane]
         self._short.pop(pump, None)
         pump.task = None
-
-    def _notify(self, lane: Lane, *, abandoned: bool = False) -> None:
-        if not self.stopping and self._serves(lane) and self.gateway.registry.synced.is_set():
-            self.pump(lane).notify(abandoned=abandoned)
-
-    def _serves(self, lane: Lane) -> bool:
-        namespaces = self.gateway.settings.namespaces
-        return not namespaces or lane.namespace in namespaces
 
     async def _heartbeats(self) -> None:
         while True:
             await asyncio.sleep(self.queue.lease / HEARTBEATS_PER_LEASE)
-            leases = [handling.lease for pump in self._pumps.values() for handling in pump.in_hand]
+            leases = [handling.lease for pump in self.pumps.values() for handling in pump.in_hand]
             if not leases:
                 continue
             try:
@@ -242,67 +231,3 @@ class Events:
                 self.outage.seen(error)
             except Exception:
                 logger.exception("a bug in the heartbeats of events")
-
-    async def _look_around(self) -> None:
-        await self.gateway.registry.synced.wait()
-        while True:
-            try:
-                self._take_in(await self.queue.lanes())
-                await self._drop_lanes()
-                self.outage.over()
-            except QueueUnavailable as error:
-                self.outage.seen(error)
-                self._forget_backlogs()
-            except Exception:
-                logger.exception("a bug in looking at the lanes of events")
-            await asyncio.sleep(DISCOVERY_INTERVAL)
-
-    def _take_in(self, states: Sequence[LaneState]) -> None:
-        """What the queue holds: wake who has work, and tell demand and metrics."""
-        self._forget_backlogs()
-        now = self.clock()
-        idle: set[Lane] = set()
-        for state in states:
-            lane = state.lane
-            if not self._serves(lane):
-                continue
-            function = self.gateway.registry.get(lane.namespace, lane.function)
-            if lane.kind is Kind.INVOCATION:
-                counted = self._metrics_of(lane)
-                counted.waiting, counted.held, counted.oldest_at = state.waiting, state.held, state.oldest_at
-            abandoned = False
-            if not state.waiting and not state.held:
-                if function is None:
-                    idle.add(lane)
-                continue
-            if lane.kind is Kind.INVOCATION:
-                if function is not None:
-                    function.backlog = state.waiting
-                elif state.oldest_at is not None and now <= state.oldest_at + ABANDONED_AFTER:
-                    continue  # it may be applied again
-                else:
-                    abandoned = True
-            known = self._pumps.get(lane)
-            if state.waiting or state.held > (len(known.in_hand) if known is not None else 0):
-                self._notify(lane, abandoned=abandoned)
-        self._idle_since = {lane: self._idle_since.get(lane, self.monotonic()) for lane in idle}
-        self._forget_metrics({(state.lane.namespace, state.lane.function) for state in states})
-
-    async def _drop_lanes(self) -> None:
-        """Lanes without events whose function has been gone for long."""
-        for lane, since in list(self._idle_since.items()):
-            if self.monotonic() - since > IDLE_LANE_KEPT:
-                del self._idle_since[lane]
-                await self.queue.drop_lane(lane)
-                logger.info("the queue of a function that is gone was dropped", extra={"lane": str(lane)})
-
-    def _forget_backlogs(self) -> None:
-        for function in self.gateway.registry:
-            function.backlog = 0
-        for counted in self._metrics.values():
-            counted.waiting = counted.held = 0
-            counted.oldest_at = None
-
-    def _forget_metrics(self, lanes: set[tuple[str, str]]) -> None:
-        for key in [key for key in self._metrics if key not in lanes and self.gateway.registry.get(*key) is None]:
-            del self._metrics[key]

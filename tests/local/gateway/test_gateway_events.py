@@ -605,7 +605,7 @@ async def test_metrics(asynchronous, tools):
             assert line in page
         run.sink.remove_function("default", "hello")
         run.sink.remove_pod("default", "pod-1")
-        await tools.eventually(lambda: ("default", "hello") not in run.gateway.events._metrics, 10)
+        await tools.eventually(lambda: ("default", "hello") not in run.gateway.events.metrics, 10)
 
 
 async def test_other_gateways_namespaces_are_left_alone(asynchronous, tools):
