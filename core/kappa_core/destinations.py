@@ -33,6 +33,9 @@ from kappa_core.invocation_record import record, timestamp
 MAX_HOPS: Final = 16
 """So many Functions in a row may be invoked as each other's destination: Lambda cuts such loops at about this number too."""
 
+MAX_RECORD_BYTES: Final = wire.MAX_REQUEST_BYTES
+"""A Function takes no larger event; and a chain of destinations that echo what they get doubles it with each."""
+
 # Attributes of the events that are made here.
 HOPS: Final = "hops"
 """On an invocation: how many destinations led to it. Absent on one that a caller asked for. For Kappa, not for pods."""
@@ -88,8 +91,9 @@ def follow_ups(
     wanted = list(_wanted(function, ending.condition))
     if not wanted:
         return FollowUps()
+    limit = MAX_RECORD_BYTES if max_bytes is None else min(max_bytes, MAX_RECORD_BYTES)
     payload = record(
-        event, ending, arn=arn, max_bytes=max_bytes, request_is_json=request_is_json, response_is_json=response_is_json
+        event, ending, arn=arn, max_bytes=limit, request_is_json=request_is_json, response_is_json=response_is_json
     )
     found = FollowUps()
     for purpose, destination in wanted:

@@ -315,6 +315,23 @@ def test_a_chain_that_is_cut_still_tells_its_other_destinations() -> None:
     assert len(found.events) == len(found.cut) == 1
 
 
+def test_a_chain_that_echoes_stays_within_what_a_function_takes() -> None:
+    loop = function(onSuccess={"function": {"name": "case"}})
+    current = event(b'"' + b"x" * 500_000 + b'"')
+    while found := after(
+        loop, current, ending(response=current.payload), request_is_json=True, response_is_json=True
+    ).events:
+        (current,) = found
+        assert len(current.payload) <= 6 * 1024 * 1024
+    assert hops(current) == destinations.MAX_HOPS
+
+
+def test_the_queues_limit_counts_where_it_is_lower() -> None:
+    echoing = function(onSuccess={"http": {"url": "http://a"}})
+    (follower,) = after(echoing, event(), ending(response=b"9" * 5000), max_bytes=2000).events
+    assert json.loads(follower.payload)["kappa"] == {"omitted": {"responsePayload": 5000}}
+
+
 @pytest.mark.parametrize("text", ["", "-1", "many", "٣", "9" * 5000, "1.5"])
 def test_hops_that_cannot_be_read_end_the_chain(text: str) -> None:
     assert hops(event(attributes={destinations.HOPS: text})) == destinations.MAX_HOPS
