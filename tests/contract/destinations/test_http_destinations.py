@@ -4,10 +4,13 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import os
 import ssl
+import sys
 import time
 from pathlib import Path
 
+import http_receiver
 import pytest
 from http_receiver import answer, delivery
 
@@ -321,6 +324,32 @@ async def test_a_certificate_that_nobody_signed(receive, deliverer, own_certific
     assert failed.retryable
     assert "no certificate or encryption that the gateway trusts: self-signed certificate" in failed.message
     assert receiver.requests == []
+
+
+async def test_an_authority_of_ones_own(receive, own_certificate: tuple[Path, Path]):
+    """As the page says: by SSL_CERT_FILE, which is read once, so in a process of its own."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*own_certificate)
+    receiver = await receive(answer(200), tls=context)
+    program = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[2])
+from http_receiver import delivery
+from kappa_gateway.events.destinations.deliverer import Deliverer
+from kappa_gateway.settings import Settings
+
+async def main():
+    async with Deliverer(Settings(delivery_addresses="any"), None) as deliverer:
+        await deliverer.deliver(delivery(http={"url": sys.argv[1]}))
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, receiver.url, str(Path(http_receiver.__file__).parent),
+        env={**os.environ, "SSL_CERT_FILE": str(own_certificate[0])},
+    )  # fmt: skip
+    assert await process.wait() == 0
+    assert len(receiver.requests) == 1
 
 
 async def test_a_server_without_encryption(deliverer):
