@@ -108,7 +108,8 @@ class Queue(Protocol):
     # -- records: the newest of each event, kept for `result_retention` after a final one, else as long as it can be needed
 
     async def save(self, record: Record) -> None:
-        """A final record stays: one that is not final and comes later is dropped."""
+        """A final record stays: one that is not final and comes later is dropped, unless it is of a later submission of
+        the same id (by `received_at`)."""
 
     async def record(self, namespace: str, function: str, event_id: str) -> Record | None: ...
 

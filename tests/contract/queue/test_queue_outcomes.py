@@ -53,6 +53,15 @@ async def test_a_final_record_stays(queue: Queue, status: Status) -> None:
     assert await queue.record(*WHERE, "one") == ended
 
 
+async def test_a_later_submission_of_the_same_id_has_a_record_of_its_own(queue: Queue) -> None:
+    """The same idempotency key, sent again after the deduplication window."""
+    await queue.save(a_record("one", Status.SUCCEEDED, received_at=1_700_000_000.0))
+    later = a_record("one", Status.RETRYING, received_at=1_700_000_500.0, updated_at=1_700_000_501.0)
+    await queue.save(later)
+    assert await queue.record(*WHERE, "one") == later
+    assert await queue.records(*WHERE, limit=10) == [later]
+
+
 async def test_records_come_newest_first(queue: Queue) -> None:
     for number in range(6):
         status = Status.SUCCEEDED if number % 2 else Status.RETRYING

@@ -289,22 +289,6 @@ async def test_one_job_that_fails_does_not_take_others_along(queues: Queues) -> 
     assert await queue._read(lambda connection: connection.execute("SELECT * FROM ids WHERE lane = 7").fetchall()) == []
 
 
-# -- takes nobody waits for any more
-
-
-async def test_what_a_cancelled_take_got_is_handed_out_at_once_and_fresh(queues: Queues) -> None:
-    queue = await queues.open()
-    assert isinstance(queue, SqliteQueue)
-    await put_many(queue, 3)
-    taking = asyncio.create_task(queue.take(LANE, 3, 1.0))
-    await asyncio.sleep(0)  # it is with the writer
-    taking.cancel()
-    await asyncio.gather(taking, return_exceptions=True)
-    assert taking.cancelled()
-    leases = await take_some(queue, 3)
-    assert [(lease.hand_outs, lease.fresh) for lease in leases] == [(1, True)] * 3
-
-
 # -- what is forgotten
 
 

@@ -14,11 +14,18 @@ _DEAD: Final = "namespace, function, id, kind, received_at, keyed, condition, at
 
 def save(connection: sqlite3.Connection, record: Record, body: bytes, now: float) -> None:
     """`body`: the record as it is encoded."""
+    key = (record.namespace, record.function, record.id)
+    if not record.status.final:
+        ended = connection.execute(
+            "SELECT body FROM records WHERE namespace = ? AND function = ? AND id = ? AND final", key
+        ).fetchone()
+        if ended is not None and Record.decode(ended[0]).received_at >= record.received_at:
+            return
     connection.execute(
         "INSERT INTO records (namespace, function, id, final, updated_at, saved_at, body) VALUES (?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (namespace, function, id) DO UPDATE SET final = excluded.final, updated_at = excluded.updated_at, "
-        "saved_at = excluded.saved_at, body = excluded.body WHERE excluded.final OR NOT records.final",
-        (record.namespace, record.function, record.id, record.status.final, record.updated_at, now, body),
+        "saved_at = excluded.saved_at, body = excluded.body",
+        (*key, record.status.final, record.updated_at, now, body),
     )
 
 

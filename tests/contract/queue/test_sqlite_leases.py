@@ -1,0 +1,128 @@
+"""What the SQLite queue promises about leases beyond the protocol: it knows exactly who has what."""
+
+import asyncio
+import sqlite3
+import threading
+from typing import Any
+
+import pytest
+from queue_contract import LANE, Backend, Queues, a_record, an_event, ids_of, put_many, take_one, take_some
+
+from kappa_core.event import Status
+from kappa_gateway.queue.protocol import Queue
+from kappa_gateway.queue.sqlite import lane_events
+from kappa_gateway.queue.sqlite.queue import SqliteQueue
+
+
+@pytest.fixture
+def backend(sqlite_backend: Backend) -> Backend:
+    return sqlite_backend
+
+
+@pytest.fixture
+async def queue(queues: Queues) -> SqliteQueue:
+    queue = await queues.open()
+    assert isinstance(queue, SqliteQueue)
+    return queue
+
+
+async def waiting(queue: Queue, count: int) -> None:
+    """Until so many can be taken."""
+    async with asyncio.timeout(10.0):
+        while (await queue.lanes())[0].waiting != count:
+            pass
+
+
+async def test_retries_that_are_due_come_in_the_order_of_their_times(queue: SqliteQueue) -> None:
+    await put_many(queue, 4)
+    first, second, third = await take_some(queue, 3)
+    await queue.retry(first, 0.3)
+    await queue.retry(second, 0.1)
+    await queue.retry(third, 0.2)
+    await waiting(queue, 4)
+    expected = [second.event.id, third.event.id, first.event.id, "event-0003"]
+    assert ids_of(await queue.take(LANE, 10, 0.0)) == expected
+
+
+async def test_an_event_that_ended_before_is_not_fresh_when_it_comes_first(queue: SqliteQueue) -> None:
+    """What follows from an event is put again if its gateway died, maybe long after the first one was done."""
+    await queue.put(an_event("follower"))
+    await queue.save(a_record("follower", Status.SUCCEEDED))
+    lease = await take_one(queue)
+    assert (lease.hand_outs, lease.fresh) == (1, False)
+
+
+async def test_a_lease_that_ran_out_steers_no_more(queues: Queues) -> None:
+    queue = await queues.open(queue_lease=0.5)
+    await put_many(queue, 1)
+    old = await take_one(queue)
+    queue.lease = 30.0
+    new = await take_one(queue)
+    assert new.hand_outs == 2
+    await queue.retry(old, 0.0)
+    assert await queue.take(LANE, 1, 0.1) == [], "another has it"
+    await queue.retry(new, 60.0)
+    await queue.retry(new, 0.0)
+    await queue.extend([new])
+    assert await queue.take(LANE, 1, 0.1) == [], "it was given back, with its time"
+
+
+async def test_what_a_cancelled_take_got_is_handed_out_at_once_and_fresh(
+    queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put_many(queue, 3)
+    taken, cancelled = threading.Event(), threading.Event()
+    take = lane_events.take
+
+    def slow_take(connection: sqlite3.Connection, *arguments: Any) -> lane_events.Taken:
+        found = take(connection, *arguments)
+        taken.set()
+        assert cancelled.wait(10.0)
+        return found
+
+    monkeypatch.setattr(lane_events, "take", slow_take)
+    taking = asyncio.create_task(queue.take(LANE, 3, 1.0))
+    await asyncio.to_thread(taken.wait, 10.0)
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+    assert taking.cancelled()
+    cancelled.set()
+    leases = await take_some(queue, 3)
+    assert [(lease.hand_outs, lease.fresh) for lease in leases] == [(1, True)] * 3
+
+
+async def test_what_came_in_the_moment_of_the_cancellation_is_handed_out_at_once(
+    queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put_many(queue, 3)
+    deliver = queue._writer._deliver
+
+    def deliver_and_cancel(jobs: Any) -> None:
+        deliver(jobs)
+        taking.cancel()
+
+    monkeypatch.setattr(queue._writer, "_deliver", deliver_and_cancel)
+    taking = asyncio.create_task(queue.take(LANE, 3, 1.0))
+    await asyncio.gather(taking, return_exceptions=True)
+    assert taking.cancelled()
+    monkeypatch.undo()
+    leases = await take_some(queue, 3)
+    assert [(lease.hand_outs, lease.fresh) for lease in leases] == [(1, True)] * 3
+
+
+async def test_a_retry_that_a_cancelled_take_got_keeps_its_turn(queue: SqliteQueue) -> None:
+    await put_many(queue, 2)
+    await queue.retry(await take_one(queue), 0.0)
+    await waiting(queue, 2)
+    lost = await queue._write(lambda connection: queue._take(LANE, 1, connection))
+    queue._give_back(LANE, lost)
+    first, second = await take_some(queue, 2)
+    assert [(lease.event.id, lease.hand_outs) for lease in (first, second)] == [("event-0000", 2), ("event-0001", 1)]
+
+
+async def test_purge_leaves_what_comes_after_it(queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_events, "PURGE_EVENTS", 2)
+    await put_many(queue, 5)
+    purged, added = await asyncio.gather(queue.purge(LANE), queue.put(an_event("later")))
+    assert (purged, added) == (5, True)
+    assert ids_of(await queue.events(LANE, limit=10)) == ["later"]
