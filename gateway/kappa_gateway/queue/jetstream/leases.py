@@ -1,0 +1,161 @@
+"""Taking events from lanes, and what becomes of those in hand."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from nats.aio.msg import Msg
+
+from kappa_core.event import Lane
+from kappa_gateway.queue.jetstream.api import PAUSE, StreamGone
+from kappa_gateway.queue.jetstream.connection import Connection
+from kappa_gateway.queue.jetstream.delivery import Delivery, Pull, PullFailed
+from kappa_gateway.queue.jetstream.encoding import decode_event
+from kappa_gateway.queue.jetstream.lanes import Lanes, LaneStream
+from kappa_gateway.queue.jetstream.link import NAK, Link, LinkBroken, NoResponders
+from kappa_gateway.queue.jetstream.streams import nanoseconds
+from kappa_gateway.queue.protocol import Lease, QueueUnavailable
+from kappa_gateway.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LONGEST_PULL: Final = 5.0
+"""Seconds: so long a pull that the server forgot delays events at most."""
+ACK: Final = b"+ACK"
+PROGRESS: Final = b"+WPI"
+TERMINATE: Final = b"+TERM"
+
+Key = tuple[str, int]
+"""A stream and the sequence in it."""
+
+
+@dataclass(eq=False, slots=True)
+class Token:
+    key: Key
+    reply: str
+    """Where the hand-out is acknowledged: the newest one's, when it was handed out again while it was in hand."""
+    alive_at: float
+    """Loop time of the hand-out, or of the last `extend`."""
+
+
+class Leases:
+    def __init__(self, settings: Settings, connection: Connection, lanes: Lanes) -> None:
+        self._settings: Final = settings
+        self._connection: Final = connection
+        self._lanes: Final = lanes
+        self._held: Final[dict[Key, Lease]] = {}
+
+    async def take(self, lane: Lane, count: int, wait: float) -> list[Lease]:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        patience = max(until, self._connection.deadline())
+        alone = True
+        while True:
+            link = await self._connection.connected(patience)
+            try:
+                stream = await self._lanes.stream(lane, link, patience, consumer=True)
+                began = loop.time()
+                leases = await self._pull(lane, stream, link, count, until - began, alone=alone)
+                if leases or loop.time() >= until:
+                    return leases
+                # Ended early and with nothing: others' pulls wait before this one. Then this stands in line for one event.
+                alone = loop.time() >= began + min(until - began, LONGEST_PULL) - PAUSE
+                patience = max(until, self._connection.deadline())
+            except LinkBroken:
+                self._connection.gone(link)
+            except (PullFailed, StreamGone) as error:
+                self._lanes.forget(lane)
+                if loop.time() + PAUSE > patience:
+                    raise self._connection.unavailable(f"it hands out nothing of {lane}: {error}") from None
+                await asyncio.sleep(PAUSE)
+
+    async def extend(self, leases: Sequence[Lease]) -> None:
+        now = asyncio.get_running_loop().time()
+        link = self._connection.link
+        for lease in leases:
+            lease.token.alive_at = now
+            if link is not None:
+                try:
+                    await link.send(lease.token.reply, PROGRESS)
+                except (LinkBroken, QueueUnavailable):
+                    link = None  # the next heartbeat may be in time
+
+    async def done(self, lease: Lease) -> None:
+        """Not confirmed: an acknowledgement that is lost costs another hand-out, which finds the final record."""
+        self._release(lease)
+        await self._connection.send(lease.token.reply, ACK, deadline=self._connection.deadline())
+
+    async def retry(self, lease: Lease, delay: float) -> None:
+        """Confirmed: without its delay the event would come again when the lease ends."""
+        self._release(lease)
+        body = NAK if delay <= 0 else NAK + b" " + json.dumps({"delay": nanoseconds(delay)}).encode()
+        try:
+            await self._connection.ask(lease.token.reply, body, deadline=self._connection.deadline())
+        except NoResponders:
+            # Its consumer is gone, and with it what was handed out: the next consumer hands all of it out again.
+            logger.warning("event %s comes again at once: its consumer is gone", lease.event.id)
+
+    def prune(self) -> None:
+        """Forget leases that ran out."""
+        now = asyncio.get_running_loop().time()
+        for key, lease in list(self._held.items()):
+            if not self._alive(lease, now):
+                del self._held[key]
+
+    def _release(self, lease: Lease) -> None:
+        if self._held.get(lease.token.key) is lease:
+            del self._held[lease.token.key]
+
+    def _alive(self, lease: Lease, now: float) -> bool:
+        return bool(now < lease.token.alive_at + self._settings.queue_lease)
+
+    # -- pulling
+
+    async def _pull(
+        self, lane: Lane, stream: LaneStream, link: Link, count: int, wait: float, *, alone: bool
+    ) -> list[Lease]:
+        pull = Pull(link, stream.name)
+        try:
+            if alone:
+                await pull.run(count, min(wait, LONGEST_PULL))
+            else:
+                await pull.run(1, min(wait, LONGEST_PULL), all_at_once=False)
+        except (asyncio.CancelledError, Exception):
+            await pull.hand_back()
+            raise
+        leases = [await self._lease(lane, stream, link, message) for message in pull.messages]
+        return [lease for lease in leases if lease is not None]
+
+    async def _lease(self, lane: Lane, stream: LaneStream, link: Link, message: Msg) -> Lease | None:
+        delivery = Delivery.parse(message.reply)
+        event_id = message.subject.rpartition(".")[2]
+        now = asyncio.get_running_loop().time()
+        if delivery.order <= stream.order:
+            # Somebody made the consumer anew: it has forgotten what it handed out.
+            stream.last_before = 2**63
+            self._lanes.forget(lane)
+        stream.order = delivery.order
+        key = (stream.name, delivery.sequence)
+        held = self._held.get(key)
+        if held is not None and held.event.id == event_id and self._alive(held, now):
+            # The server forgot, or a heartbeat came late. It stays in the hand that it is in.
+            held.token.reply = message.reply
+            return None
+        try:
+            event, again = decode_event(lane, event_id, message.headers, message.data)
+        except ValueError as error:
+            logger.error("%s: it is thrown away", error)
+            await self._connection.send(message.reply, TERMINATE, deadline=self._connection.deadline())
+            return None
+        fresh = (
+            delivery.hand_outs == 1
+            and delivery.sequence > stream.last_before
+            and not again
+            and not (event.keyed and now - link.opened_at <= self._settings.queue_deduplication_window)
+        )
+        lease = Lease(event, delivery.hand_outs, fresh, delivery.pending, Token(key, message.reply, now))
+        self._held[key] = lease
+        return lease

@@ -1,0 +1,196 @@
+"""The queue on NATS JetStream, server 2.9 or newer: `Queue` and `Publisher` of the protocol.
+
+Each lane is a stream of its own with one consumer (`lanes`, `leases`), records and the dead letter are in three shared
+streams (`store`). `connection` keeps one connection to the server, `streams` says how streams are set up.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from kappa_core.errors import InvalidRequest
+from kappa_core.event import DeadEvent, Event, Lane, Record
+from kappa_gateway.queue.jetstream.api import Api, ApiError
+from kappa_gateway.queue.jetstream.connection import Connection
+from kappa_gateway.queue.jetstream.encoding import event_headers
+from kappa_gateway.queue.jetstream.lanes import Lanes
+from kappa_gateway.queue.jetstream.leases import Leases
+from kappa_gateway.queue.jetstream.link import Denied, Link, NoResponders
+from kappa_gateway.queue.jetstream.names import Names
+from kappa_gateway.queue.jetstream.publisher import publish
+from kappa_gateway.queue.jetstream.publishing import Publishing, TryAgain
+from kappa_gateway.queue.jetstream.store import Store
+from kappa_gateway.queue.jetstream.streams import shared_streams
+from kappa_gateway.queue.protocol import LaneState, Lease, QueueMisconfigured
+from kappa_gateway.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+HEADER_RESERVE: Final = 32 * 1024
+"""Of the server's `max_payload`, for an event's attributes and its dead letter's error."""
+SMALLEST_EVENT: Final = 64 * 1024
+"""A server that takes less than this is not set up for events."""
+
+
+class JetStreamQueue:
+    def __init__(self, settings: Settings) -> None:
+        self.lease: float = settings.queue_lease
+        self._settings: Final = settings
+        self._names: Final = Names(settings.queue_prefix)
+        self._connection: Final = Connection(settings, self._prepare)
+        self._publishing: Final = Publishing(settings, self._connection)
+        self._lanes: Final = Lanes(settings, self._names, self._connection)
+        self._leases: Final = Leases(settings, self._connection, self._lanes)
+        self._store: Final = Store(settings, self._names, self._connection, self._publishing)
+        self._max_event_bytes: int | None = None
+
+    @property
+    def available(self) -> bool:
+        return self._connection.link is not None
+
+    @property
+    def max_event_bytes(self) -> int | None:
+        return self._max_event_bytes
+
+    async def open(self) -> None:
+        await self._connection.open()
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    # -- events
+
+    async def put(self, event: Event) -> bool:
+        deadline = self._connection.deadline()
+        subject = self._names.event(event.lane, event.id)
+        again = False
+        while True:
+            link = await self._connection.connected(deadline)
+            if event.keyed and await self._ended(event, link):
+                return False
+            stream = await self._lanes.stream(event.lane, link, deadline)
+            headers = event_headers(event, again=again)
+            try:
+                ack = await self._publishing.once(link, stream.name, subject, event.payload, headers, deadline)
+                # A duplicate of an earlier try of this call is this event.
+                return again or not ack.get("duplicate", False)
+            except TryAgain as error:
+                again = again or error.may_have_happened
+                self._lanes.forget(event.lane)
+                await self._publishing.pause(error, deadline)
+            except ApiError as error:
+                if error.second_of_subject:
+                    return again
+                raise self._publishing.refused(stream.name, error) from error
+
+    async def _ended(self, event: Event, link: Link) -> bool:
+        """Whether a keyed event came within the window and ended, which a server that was restarted since has forgotten."""
+        window = self._settings.queue_deduplication_window
+        if asyncio.get_running_loop().time() - link.opened_at > window:
+            return False
+        record = await self.record(event.lane.namespace, event.lane.function, event.id)
+        return record is not None and record.status.final and record.received_at > event.received_at - window
+
+    async def take(self, lane: Lane, count: int, wait: float) -> list[Lease]:
+        return await self._leases.take(lane, count, wait)
+
+    async def extend(self, leases: Sequence[Lease]) -> None:
+        await self._leases.extend(leases)
+
+    async def done(self, lease: Lease) -> None:
+        await self._leases.done(lease)
+
+    async def retry(self, lease: Lease, delay: float) -> None:
+        await self._leases.retry(lease, delay)
+
+    async def lanes(self) -> list[LaneState]:
+        self._leases.prune()
+        return await self._lanes.states()
+
+    async def find(self, lane: Lane, event_id: str) -> Event | None:
+        return await self._lanes.find(lane, event_id)
+
+    async def events(self, lane: Lane, *, limit: int, after: str | None = None) -> list[Event]:
+        return await self._lanes.events(lane, limit=limit, after=after)
+
+    async def purge(self, lane: Lane) -> int:
+        return await self._lanes.purge(lane)
+
+    async def drop_lane(self, lane: Lane) -> None:
+        await self._lanes.drop(lane)
+
+    # -- records and the dead letter
+
+    async def save(self, record: Record) -> None:
+        await self._store.save(record)
+
+    async def record(self, namespace: str, function: str, event_id: str) -> Record | None:
+        return await self._store.record(namespace, function, event_id)
+
+    async def records(self, namespace: str, function: str, *, limit: int) -> list[Record]:
+        return await self._store.records(namespace, function, limit)
+
+    async def bury(self, dead: DeadEvent) -> None:
+        await self._store.bury(dead)
+
+    async def dead(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
+        return await self._store.dead(namespace, function, event_id)
+
+    async def dead_events(
+        self, namespace: str, function: str, *, limit: int, until: float | None = None
+    ) -> list[DeadEvent]:
+        return await self._store.dead_events(namespace, function, limit, until)
+
+    async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
+        return await self._store.unbury(namespace, function, event_id)
+
+    # -- for destinations
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        if subject.startswith((f"{self._settings.queue_prefix}.", "$", "_")):
+            raise InvalidRequest(f"subject {subject} is the queue's or the server's own: a destination needs another")
+        await publish(self._settings, self._connection, subject, payload, headers)
+
+    # -- a new connection
+
+    async def _prepare(self, link: Link) -> None:
+        deadline = self._connection.deadline()
+        where, api = self._connection.address, Api(link, self._settings)
+        try:
+            await link.ask("$JS.API.INFO", deadline=deadline)
+        except NoResponders:
+            raise QueueMisconfigured(
+                f"the NATS server at {where} runs without JetStream: start it with -js, or a jetstream block in its configuration"
+            ) from None
+        except Denied as error:
+            raise QueueMisconfigured(error.message) from error
+        self._check_size(link)
+        try:
+            await api.call("INFO", deadline=deadline)
+        except ApiError as error:
+            raise QueueMisconfigured(f"the account of the queue at {where} has no JetStream: {error}") from error
+        try:
+            for config in shared_streams(self._settings, self._names):
+                await api.ensure_stream(config, deadline=deadline)
+        except Denied as error:
+            raise QueueMisconfigured(error.message) from error
+
+    def _check_size(self, link: Link) -> None:
+        wanted, room = self._settings.event_max_bytes, link.max_payload - HEADER_RESERVE
+        if room < min(wanted, SMALLEST_EVENT):
+            raise QueueMisconfigured(
+                f"the NATS server at {self._connection.address} takes messages of at most {link.max_payload} bytes, which is too "
+                f"small for events of up to {wanted}: set max_payload to at least {wanted + HEADER_RESERVE} in its configuration"
+            )
+        if room < wanted and self._max_event_bytes != room:
+            logger.warning(
+                "events may have %d bytes, not the %d of KAPPA_GATEWAY_EVENT_MAX_BYTES: the NATS server at %s takes messages of "
+                "at most %d; set max_payload to at least %d in its configuration",
+                room,
+                wanted,
+                self._connection.address,
+                link.max_payload,
+                wanted + HEADER_RESERVE,
+            )
+        self._max_event_bytes = room
