@@ -6,6 +6,7 @@ import time
 import pytest
 from queue_contract import (
     LANE,
+    LONG,
     OTHER_LANE,
     Queues,
     an_event,
@@ -25,7 +26,12 @@ async def test_an_event_comes_out_as_it_went_in(queue: Queue) -> None:
     assert await queue.put(event)
     lease = await take_one(queue)
     assert lease.event == event
-    assert (lease.hand_outs, lease.fresh, lease.waiting) == (1, True, 0)
+    assert (lease.hand_outs, lease.waiting) == (1, 0)
+
+
+async def test_an_event_that_comes_for_the_first_time_is_fresh(queue: Queue) -> None:
+    await put_many(queue, 3)
+    assert all(lease.fresh for lease in await take_some(queue, 3))
 
 
 @pytest.mark.parametrize(
@@ -106,8 +112,15 @@ async def test_done_is_for_good(queues: Queues) -> None:
     again = await take_one(queue)
     assert again.event.id == second.event.id
     await queue.done(again)
-    assert sum(state.waiting + state.held for state in await queue.lanes()) == 0
+    await _empty(queue)
     assert await queue.find(LANE, first.event.id) is None
+
+
+async def _empty(queue: Queue) -> None:
+    """An adapter may count what it has been told a moment ago."""
+    async with asyncio.timeout(LONG):
+        while sum(state.waiting + state.held for state in await queue.lanes()):
+            await asyncio.sleep(0.01)
 
 
 # -- lanes
@@ -196,7 +209,7 @@ async def test_an_id_that_is_in_its_lane_is_not_added_again(queues: Queues) -> N
 
 
 async def test_an_id_is_the_same_event_within_the_window_after_it_was_done(queues: Queues) -> None:
-    queue = await queues.open(queue_deduplication_window=1.5)
+    queue = await queues.open(queue_deduplication_window=2.5)
     event = an_event(keyed=True)
     came = time.monotonic()
     assert await queue.put(event)
@@ -204,9 +217,9 @@ async def test_an_id_is_the_same_event_within_the_window_after_it_was_done(queue
     assert not await queue.put(event)
     assert await nothing_to_take(queue)
     while not await queue.put(event):
-        assert time.monotonic() - came < 10.0, "the window does not end"
+        assert time.monotonic() - came < 20.0, "the window does not end"
         await asyncio.sleep(0.05)
-    assert time.monotonic() - came >= 1.4
+    assert time.monotonic() - came >= 2.4
     assert (await take_one(queue)).event.id == event.id
 
 
