@@ -377,5 +377,6 @@ async def test_boto3(gateway, events):
     request_id = answer["ResponseMetadata"]["RequestId"]
     assert events.accepted[request_id].payload == b'{"name": "Ada"}'
     second = await asyncio.to_thread(client.invoke, FunctionName="hello", InvocationType="Event", Payload=b"{}")
+    assert second["Payload"].read() == b""
     assert second["ResponseMetadata"]["RequestId"] != request_id, "each call has a key of its own"
     client.close()
