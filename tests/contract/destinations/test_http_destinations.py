@@ -437,3 +437,19 @@ async def test_a_delivery_that_cannot_be_read_is_given_up(deliverer):
     with pytest.raises(DeliveryFailed, match="no destination that this gateway knows") as failed:
         await deliverer().deliver(delivery(carrier={"pigeon": 1}))
     assert not failed.value.retryable
+
+
+async def test_one_that_takes_it_before_it_has_read_it_all_has_taken_it(deliverer):
+    over = asyncio.Event()
+
+    async def take_early(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(202))
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(take_early, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+        await deliverer().deliver(delivery(b"x" * 20_000_000, http={"url": url}))
+        over.set()
