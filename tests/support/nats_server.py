@@ -52,6 +52,7 @@ class NatsServer:
         """Returns when it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "server_name": self.folder.name}
+        config["max_payload"] = 8 * 1024 * 1024
         if self.jetstream:
             config["jetstream"] = {"store_dir": str(self.folder / "store"), "max_file_store": 8 * 1024**3}
         for name, value in self.config.items():

@@ -1,15 +1,17 @@
 """Each test here runs once for each adapter, against an empty queue of its own: `<adapter>_backend` says where that is."""
 
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from nats_server import NatsServer
 from queue_contract import Backend, Queues, opened
 
 from kappa_gateway.queue.factory import sqlite_url
 from kappa_gateway.queue.protocol import Queue
 
-ADAPTERS = ["sqlite"]
+ADAPTERS = ["sqlite", "jetstream"]
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -22,6 +24,21 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture
 def sqlite_backend(tmp_path: Path) -> Backend:
     return Backend("sqlite", {"queue_url": sqlite_url(tmp_path / "a folder" / "queue.db")}, shared=False)
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One for all: each test has its own streams. Tests that kill one start their own."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def jetstream_backend(nats_server: NatsServer) -> Backend:
+    options = {"queue_url": nats_server.url, "queue_prefix": f"t{uuid.uuid4().hex[:12]}"}
+    return Backend("jetstream", options, shared=True)
 
 
 @pytest.fixture

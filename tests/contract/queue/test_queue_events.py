@@ -118,9 +118,10 @@ async def test_done_is_for_good(queues: Queues) -> None:
 
 async def _empty(queue: Queue) -> None:
     """An adapter may count what it has been told a moment ago."""
-    async with asyncio.timeout(LONG):
-        while sum(state.waiting + state.held for state in await queue.lanes()):
-            await asyncio.sleep(0.01)
+    deadline = time.monotonic() + LONG
+    while held := sum(state.waiting + state.held for state in await queue.lanes()):
+        assert time.monotonic() < deadline, f"{held} events are still there"
+        await asyncio.sleep(0.01)
 
 
 # -- lanes

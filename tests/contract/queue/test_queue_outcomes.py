@@ -76,13 +76,13 @@ async def test_final_records_go_after_their_time(queues: Queues) -> None:
     queue = await queues.open(result_retention=1.5)
     saved = time.monotonic()
     await queue.save(a_record("ended", Status.FAILED))
-    await queue.save(a_record("going on"))
+    await queue.save(a_record("going-on"))
     assert await queue.record(*WHERE, "ended") is not None
     while await queue.record(*WHERE, "ended") is not None:
         assert time.monotonic() - saved < 15.0, "the record does not go"
         await asyncio.sleep(0.05)
     assert time.monotonic() - saved > 1.4
-    assert ids_of(await queue.records(*WHERE, limit=10)) == ["going on"]
+    assert ids_of(await queue.records(*WHERE, limit=10)) == ["going-on"]
 
 
 async def test_an_event_with_a_final_record_is_not_fresh(queues: Queues) -> None:

@@ -82,6 +82,10 @@ class Api:
                 raise unavailable(self._settings, reason)
             await asyncio.sleep(PAUSE)
 
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str], *, deadline: float) -> Config:
+        """The stream's acknowledgement. Raises `ApiError`, and what the asker raises."""
+        return parse((await self._asker.ask(subject, payload, headers, deadline=deadline)).data)
+
     async def ensure_stream(self, config: Config, *, deadline: float) -> Config:
         """Make it, or bring it up to these settings; its info (`config`, `state`). Raises `QueueMisconfigured`, `QueueFull`."""
         name = config["name"]

@@ -69,6 +69,11 @@ class NatsClient(Client):
         task = self._reading_task
         return self.is_connected and task is not None and not task.done()
 
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What the server said of itself when the connection began (`Any`: JSON)."""
+        return self._server_info
+
     async def discard(self) -> None:
         """End the connection at once and leave nothing behind. `close` alone would wait for a peer that does not read."""
         transport = self._transport

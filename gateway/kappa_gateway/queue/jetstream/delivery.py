@@ -37,13 +37,15 @@ class Delivery:
     """In the stream."""
     order: int
     """In the consumer: counts what it handed out."""
+    stored_at: int
+    """Server time, nanoseconds."""
     pending: int
 
     @classmethod
     def parse(cls, reply: str) -> "Delivery":
         parts = reply.split(".")
         first = 4 if len(parts) == 9 else 6
-        return cls(int(parts[first]), int(parts[first + 1]), int(parts[first + 2]), int(parts[first + 4]))
+        return cls(*(int(part) for part in parts[first : first + 5]))
 
 
 class Pull:

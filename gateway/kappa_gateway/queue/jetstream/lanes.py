@@ -11,6 +11,7 @@ from kappa_gateway.queue.jetstream.api import NOT_FOUND, Api, ApiError
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import decode_event
 from kappa_gateway.queue.jetstream.link import Link
+from kappa_gateway.queue.jetstream.memory import server_time
 from kappa_gateway.queue.jetstream.names import CONSUMER, Names, is_id, is_name
 from kappa_gateway.queue.jetstream.stored import Stored, get_message
 from kappa_gateway.queue.jetstream.streams import Config, lane_consumer, lane_stream
@@ -28,10 +29,8 @@ class LaneStream:
 
     name: str
     made: bool = False
-    consumer_made: bool = False
-    last_before: int = 0
-    """The newest message when this link first used it: what is older may have been handed out by a server, or a
-    consumer, that has forgotten it since."""
+    remembers_since: int = 0
+    """Server time, nanoseconds, see `memory`: of the server or of the consumer, if that is younger."""
     order: int = 0
     """The newest hand-out that was seen; a smaller one later says that the consumer was made anew."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -46,8 +45,8 @@ class Lanes:
         self._link: Link | None = None
         self._known: dict[Lane, LaneStream] = {}
 
-    async def stream(self, lane: Lane, link: Link, deadline: float, *, consumer: bool = False) -> LaneStream:
-        """The lane's stream, and with `consumer` what takes from it; made where missing, once for each link.
+    async def stream(self, lane: Lane, link: Link, deadline: float) -> LaneStream:
+        """The lane's stream, and the consumer that takes from it; made where missing, looked at once for each link.
 
         Raises `InvalidRequest`, `QueueMisconfigured`, `QueueFull`, `QueueUnavailable`, and `StreamGone`.
         """
@@ -56,18 +55,23 @@ class Lanes:
         stream = self._known.get(lane)
         if stream is None:
             stream = self._known[lane] = LaneStream(self._names.stream(lane))
-        if stream.made and (stream.consumer_made or not consumer):
+        if stream.made:
             return stream
         async with stream.lock:
             if not stream.made:
                 config = lane_stream(self._settings, stream.name, self._names.event(lane, "*"))
-                info = await self._api.ensure_stream(config, deadline=deadline)
-                stream.last_before = int(info["state"]["last_seq"])
+                await self._api.ensure_stream(config, deadline=deadline)
+                # Before the first event: one that is older than its consumer may have been another consumer's.
+                info = await self._api.ensure_consumer(stream.name, lane_consumer(self._settings), deadline=deadline)
+                stream.remembers_since = max(link.remembers_since, server_time(info["created"]))
                 stream.made = True
-            if consumer and not stream.consumer_made:
-                await self._api.ensure_consumer(stream.name, lane_consumer(self._settings), deadline=deadline)
-                stream.consumer_made = True
         return stream
+
+    def led_anew(self, stream_name: str, at: int) -> None:
+        """The consumer has another leader since then, which may not know of the last hand-outs."""
+        for stream in self._known.values():
+            if stream.name == stream_name:
+                stream.remembers_since = max(stream.remembers_since, at)
 
     def forget(self, lane: Lane) -> None:
         """Something of it is not as it was: look again when it is next used."""

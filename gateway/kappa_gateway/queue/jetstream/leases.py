@@ -46,9 +46,12 @@ class Leases:
         self._settings: Final = settings
         self._connection: Final = connection
         self._lanes: Final = lanes
+        self._keyed_after: Final = nanoseconds(settings.queue_deduplication_window)
         self._held: Final[dict[Key, Lease]] = {}
 
     async def take(self, lane: Lane, count: int, wait: float) -> list[Lease]:
+        if count <= 0:
+            return []
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         patience = max(until, self._connection.deadline())
@@ -56,7 +59,7 @@ class Leases:
         while True:
             link = await self._connection.connected(patience)
             try:
-                stream = await self._lanes.stream(lane, link, patience, consumer=True)
+                stream = await self._lanes.stream(lane, link, patience)
                 began = loop.time()
                 leases = await self._pull(lane, stream, link, count, until - began, alone=alone)
                 if leases or loop.time() >= until:
@@ -126,16 +129,16 @@ class Leases:
         except (asyncio.CancelledError, Exception):
             await pull.hand_back()
             raise
-        leases = [await self._lease(lane, stream, link, message) for message in pull.messages]
+        leases = [await self._lease(lane, stream, message) for message in pull.messages]
         return [lease for lease in leases if lease is not None]
 
-    async def _lease(self, lane: Lane, stream: LaneStream, link: Link, message: Msg) -> Lease | None:
+    async def _lease(self, lane: Lane, stream: LaneStream, message: Msg) -> Lease | None:
         delivery = Delivery.parse(message.reply)
         event_id = message.subject.rpartition(".")[2]
         now = asyncio.get_running_loop().time()
         if delivery.order <= stream.order:
             # Somebody made the consumer anew: it has forgotten what it handed out.
-            stream.last_before = 2**63
+            stream.remembers_since = 2**63
             self._lanes.forget(lane)
         stream.order = delivery.order
         key = (stream.name, delivery.sequence)
@@ -150,12 +153,9 @@ class Leases:
             logger.error("%s: it is thrown away", error)
             await self._connection.send(message.reply, TERMINATE, deadline=self._connection.deadline())
             return None
-        fresh = (
-            delivery.hand_outs == 1
-            and delivery.sequence > stream.last_before
-            and not again
-            and not (event.keyed and now - link.opened_at <= self._settings.queue_deduplication_window)
-        )
+        # With a key, the same id may have come and gone before; the server knows so for its window.
+        known_for = self._keyed_after if event.keyed else 0
+        fresh = delivery.hand_outs == 1 and delivery.stored_at - known_for > stream.remembers_since and not again
         lease = Lease(event, delivery.hand_outs, fresh, delivery.pending, Token(key, message.reply, now))
         self._held[key] = lease
         return lease

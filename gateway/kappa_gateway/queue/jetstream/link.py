@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 import re
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -53,6 +54,9 @@ class Link:
 
     def __init__(self, settings: Settings) -> None:
         self.client: NatsClient
+        self.id: Final = secrets.token_hex(16)
+        self.remembers_since = 0
+        """See `memory`."""
         self.opened_at = asyncio.get_running_loop().time()
         self.broken: Final = asyncio.Event()
         self.trouble = "the server closed the connection"
@@ -67,6 +71,15 @@ class Link:
     def max_payload(self) -> int:
         """The server's, in bytes, headers included."""
         return self.client.max_payload
+
+    @property
+    def server_id(self) -> str:
+        """Another one after each start of the server."""
+        return str(self.client.server_info["server_id"])
+
+    @property
+    def clustered(self) -> bool:
+        return bool(self.client.server_info.get("cluster"))
 
     async def ask(
         self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, *, deadline: float
@@ -124,6 +137,17 @@ class Link:
         listener.deliver = deliver
         self._listeners.add(listener)
         return listener
+
+    async def subscribe(self, subject: str, deliver: Callable[[Msg], None]) -> None:
+        """For as long as the link lives. Raises `LinkBroken`."""
+
+        async def receive(message: Msg) -> None:
+            deliver(message)
+
+        try:
+            await self.client.subscribe(subject, cb=receive)
+        except (Error, OSError) as error:
+            raise LinkBroken(str(error)) from error
 
     def forget(self, listener: "Listener", *, for_seconds: float) -> None:
         """It may still get messages so long: they are handed back, and only then it is used again."""

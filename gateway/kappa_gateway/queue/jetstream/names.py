@@ -5,6 +5,7 @@
 | `<prefix>_<kind>_<namespace>_<function>` | `<prefix>.<kind>.<namespace>.<function>.<id>` | a lane's events |
 | `<prefix>_records` | `<prefix>.record.<namespace>.<function>.<id>` | final records |
 | `<prefix>_progress` | `<prefix>.progress.<namespace>.<function>.<id>` | records that are not final |
+| | `<prefix>.server.<server>` | when servers were first seen |
 | `<prefix>_dead` | `<prefix>.dead.<namespace>.<function>.<id>` | the dead letter |
 
 Stream names may have no dots, and neither the prefix nor a namespace or a Function's name has an underscore, so names
@@ -70,6 +71,10 @@ class Names:
 
     def buried(self, namespace: str, function: str, event_id: str) -> str:
         return self._subject("dead", namespace, function, event_id)
+
+    def mark(self, server_id: str) -> str:
+        """Where it is noted when a server was first seen, see `memory`."""
+        return f"{self.prefix}.server.{server_id}"
 
     def _subject(self, what: str, namespace: str, function: str, event_id: str) -> str:
         if not is_name(namespace) or not is_name(function) or not (event_id == "*" or is_id(event_id)):

@@ -80,7 +80,7 @@ class Publishing:
         if error.no_space:
             return QueueFull(
                 f"the queue is full: stream {stream} at {self._connection.address} takes no more ({error}); try again "
-                "later. Its size is KAPPA_GATEWAY_QUEUE_MAX_BYTES, or the server's storage"
+                "later. What limits it is queue_max_bytes (KAPPA_GATEWAY_QUEUE_MAX_BYTES), or the server's storage"
             )
         return self._connection.unavailable(f"stream {stream} refused: {error}")
 

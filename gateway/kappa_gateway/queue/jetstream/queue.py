@@ -5,9 +5,13 @@ streams (`store`). `connection` keeps one connection to the server, `streams` sa
 """
 
 import asyncio
+import contextlib
+import json
 import logging
 from collections.abc import Sequence
 from typing import Final
+
+from nats.aio.msg import Msg
 
 from kappa_core.errors import InvalidRequest
 from kappa_core.event import DeadEvent, Event, Lane, Record
@@ -17,6 +21,7 @@ from kappa_gateway.queue.jetstream.encoding import event_headers
 from kappa_gateway.queue.jetstream.lanes import Lanes
 from kappa_gateway.queue.jetstream.leases import Leases
 from kappa_gateway.queue.jetstream.link import Denied, Link, NoResponders
+from kappa_gateway.queue.jetstream.memory import remembers_since, server_time
 from kappa_gateway.queue.jetstream.names import Names
 from kappa_gateway.queue.jetstream.publisher import publish
 from kappa_gateway.queue.jetstream.publishing import Publishing, TryAgain
@@ -25,6 +30,9 @@ from kappa_gateway.queue.jetstream.streams import shared_streams
 from kappa_gateway.queue.protocol import LaneState, Lease, QueueMisconfigured
 from kappa_gateway.settings import Settings
 
+CONSUMER_LEADERS: Final = "$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.>"
+LEADER_MARGIN: Final = 1_000_000_000
+"""Nanoseconds: servers of a cluster have clocks of their own."""
 logger = logging.getLogger(__name__)
 
 HEADER_RESERVE: Final = 32 * 1024
@@ -173,8 +181,16 @@ class JetStreamQueue:
         try:
             for config in shared_streams(self._settings, self._names):
                 await api.ensure_stream(config, deadline=deadline)
+            link.remembers_since = await remembers_since(link, api, self._names, deadline)
+            if link.clustered:
+                await link.subscribe(CONSUMER_LEADERS, self._led_anew)
         except Denied as error:
             raise QueueMisconfigured(error.message) from error
+
+    def _led_anew(self, message: Msg) -> None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            news = json.loads(message.data)
+            self._lanes.led_anew(news["stream"], server_time(news["timestamp"]) + LEADER_MARGIN)
 
     def _check_size(self, link: Link) -> None:
         wanted, room = self._settings.event_max_bytes, link.max_payload - HEADER_RESERVE

@@ -74,8 +74,14 @@ class Store:
     ) -> list[DeadEvent]:
         if not _can_be(namespace, function, "any"):
             return []
-        found = await self._newest(self._names.dead, self._names.buried(namespace, function, "*"), limit, _dead)
-        return sorted(found, key=lambda dead: dead.died_at, reverse=True)[:limit]
+        subject = self._names.buried(namespace, function, "*")
+        asked = limit
+        while True:
+            found = await self._newest(self._names.dead, subject, asked, _dead)
+            wanted = [dead for dead in found if until is None or dead.died_at <= until]
+            if len(wanted) >= limit or len(found) < asked:
+                return sorted(wanted, key=lambda dead: dead.died_at, reverse=True)[:limit]
+            asked *= 4  # the newest are too new
 
     async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
         if not _can_be(namespace, function, event_id):

@@ -25,7 +25,7 @@ def lane_stream(settings: Settings, name: str, subject: str) -> Config:
     """A work queue: an event is gone once it is acknowledged. One message per subject, and a second one is refused, so
     an id that is in its lane cannot be added again, however long it waits."""
     return {
-        **_stream(settings, name, subject),
+        **_stream(settings, name, [subject]),
         "retention": "workqueue",
         "discard": "new",
         "discard_new_per_subject": True,
@@ -53,15 +53,15 @@ def shared_streams(settings: Settings, names: Names) -> list[Config]:
     prefix = names.prefix
     progress = max(MAX_EVENT_AGE, settings.delivery_max_age) + MARGIN
     return [
-        _latest(settings, names.records, f"{prefix}.record.*.*.*", settings.result_retention),
-        _latest(settings, names.progress, f"{prefix}.progress.*.*.*", progress),
-        _latest(settings, names.dead, f"{prefix}.dead.*.*.*", settings.dead_letter_retention),
+        _latest(settings, names.records, [f"{prefix}.record.*.*.*"], settings.result_retention),
+        _latest(settings, names.progress, [f"{prefix}.progress.*.*.*", names.mark("*")], progress),
+        _latest(settings, names.dead, [f"{prefix}.dead.*.*.*"], settings.dead_letter_retention),
     ]
 
 
-def _latest(settings: Settings, name: str, subject: str, max_age: float) -> Config:
+def _latest(settings: Settings, name: str, subjects: list[str], max_age: float) -> Config:
     return {
-        **_stream(settings, name, subject),
+        **_stream(settings, name, subjects),
         "retention": "limits",
         "discard": "old",
         "max_bytes": -1,
@@ -71,10 +71,10 @@ def _latest(settings: Settings, name: str, subject: str, max_age: float) -> Conf
     }
 
 
-def _stream(settings: Settings, name: str, subject: str) -> Config:
+def _stream(settings: Settings, name: str, subjects: list[str]) -> Config:
     return {
         "name": name,
-        "subjects": [subject],
+        "subjects": subjects,
         "storage": "file",
         "num_replicas": settings.queue_replicas,
         "max_msgs": -1,
