@@ -21,7 +21,7 @@ PREFIX = "kappa-test"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    running = NatsServer(tmp_path_factory.mktemp("nats"))
+    running = NatsServer(tmp_path_factory.mktemp("nats"), {"max_payload": 1024 * 1024})
     running.start()
     yield running
     running.stop()
