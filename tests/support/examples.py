@@ -3,6 +3,10 @@
 A request is `invoke = NAME` (Lambda API, with `event`, JSON text) or `url = NAME/PATH?QUERY` (function URL, with `method`,
 `headers`, `body`). Of its answer may be said: `status` (default 200), `json`, `text`, `contains`, `starts_with_hex`,
 `answer_headers`, `function_error` (the errorType). `at_once = N` sends it N times simultaneously.
+
+With `becomes = STATUS` it is an asynchronous invocation: the answer is 202 with a request id, and what becomes of it has that
+status and, where they are said, this `result` (JSON text) or `error` (the errorType); `then = {function = …, result = …}`
+names a function that is invoked by its end, and what that one answers.
 """
 
 import json
@@ -24,11 +28,23 @@ class Request:
     at_once: int
     expect: Mapping[str, Any]
 
+    @property
+    def is_event(self) -> bool:
+        return "becomes" in self.expect
+
+    def check_outcome(self, outcome: Mapping[str, Any]) -> None:
+        """What the gateway says of an asynchronous invocation that has ended."""
+        assert outcome["status"] == self.expect["becomes"], outcome
+        if "result" in self.expect:
+            assert outcome["result"] == json.loads(self.expect["result"]), outcome
+        if "error" in self.expect:
+            assert outcome["error"]["errorType"] == self.expect["error"], outcome
+
     def check(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Fails the test where the answer is not the expected one. `headers` finds names in any case."""
         expect = self.expect
         said = f"{self.method} {self.path} was answered {status}: {body[:2000]!r}"
-        assert status == expect.get("status", 200), said
+        assert status == expect.get("status", 202 if self.is_event else 200), said
         if "function_error" in expect:
             assert headers.get("X-Amz-Function-Error"), said
             assert json.loads(body)["errorType"] == expect["function_error"], said
@@ -44,6 +60,11 @@ class Request:
             assert body.startswith(bytes.fromhex(expect["starts_with_hex"])), said
         for name, value in expect.get("answer_headers", {}).items():
             assert headers.get(name) == value, f"{name}: {headers.get(name)!r}; {said}"
+
+
+def async_path(function: str, namespace: str = "default") -> str:
+    """Where a gateway says what became of a function's asynchronous invocations."""
+    return f"/v1/namespaces/{namespace}/functions/{function}/async"
 
 
 def folders(*, cluster: bool = False) -> list[Path]:
@@ -70,5 +91,8 @@ def requests(folder: Path, namespace: str = "default") -> list[Request]:
             path = f"/fn/{namespace}/{entry['url']}"
             body = entry.get("body", "").encode()
             method = entry.get("method", "GET")
-        found.append(Request(method, path, entry.get("headers", {}), body, entry.get("at_once", 1), entry))
+        headers = dict(entry.get("headers", {}))
+        if "becomes" in entry:
+            headers["X-Amz-Invocation-Type" if "invoke" in entry else "Kappa-Invocation-Type"] = "Event"
+        found.append(Request(method, path, headers, body, entry.get("at_once", 1), entry))
     return found

@@ -1,7 +1,9 @@
 """Every example runs in local mode, unchanged, and answers what it says."""
 
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
 
 import examples
 import pytest
@@ -23,9 +25,38 @@ async def test_an_example_answers_what_it_says(folder: Path) -> None:
             )
             for answer in answers:
                 request.check(answer.status, answer.headers, answer.body)
+            if request.is_event:
+                ids = {answer.headers["x-amzn-requestid"] for answer in answers}
+                await check_what_follows(local, request, ids)
         assert await local.stop() == 0
     finally:
         await local.stop()
+
+
+async def check_what_follows(local: KappaLocal, request: examples.Request, ids: set[str]) -> None:
+    """The events end as the example says; all of these ids are one, by their idempotency key."""
+    assert len(ids) == 1
+    function = request.expect["invoke"]
+    request.check_outcome(await outcome(local, f"{examples.async_path(function)}/{ids.pop()}"))
+    then = request.expect["then"]
+    wanted = json.loads(then["result"])
+    async with asyncio.timeout(30):
+        while True:
+            listed = (await local.request("GET", examples.async_path(then["function"]))).json["invocations"]
+            paths = [f"{examples.async_path(then['function'])}/{one['requestId']}" for one in listed]
+            if [(await outcome(local, path))["result"] for path in paths].count(wanted) == 1:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def outcome(local: KappaLocal, path: str) -> Any:
+    """What became of an asynchronous invocation, once it has ended."""
+    async with asyncio.timeout(30):
+        while True:
+            said = (await local.request("GET", path)).json
+            if said["status"] in ("succeeded", "failed", "expired"):
+                return said
+            await asyncio.sleep(0.05)
 
 
 async def test_all_examples_run_together() -> None:
