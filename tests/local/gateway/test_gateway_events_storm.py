@@ -1,0 +1,122 @@
+"""Everything at once, by a seeded die: pods that break, refuse and fail, a queue that comes and goes, gateways that end."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from kappa_core.event import Event, Kind, Lane, Status
+from kappa_gateway.queue.protocol import QueueUnavailable
+
+EVENTS = 150
+FUNCTIONS = ("a", "b", "c")
+TROUBLED = ("take", "save", "done", "retry", "extend", "lanes", "record", "bury", "put")
+
+
+class Pod:
+    """Runs each attempt or does not, as the die falls; keeps what it answered, as an agent does."""
+
+    def __init__(self, tools, die):
+        self.tools, self.die = tools, die
+        self.runs = Counter()
+        self.kept = {}
+
+    async def __call__(self, request):
+        response = self.tools.response
+        if request.target.startswith("/kept/"):
+            key = tuple(request.target.split("/")[-2:])
+            if request.method == "DELETE":
+                self.kept.pop(key, None)
+                return response()
+            return self.kept.get(key) or response(b"{}", "404 Not Found")
+        key = (request.headers["kappa-request-id"], request.headers["kappa-attempt"])
+        fate = self.die.random()
+        if fate < 0.1:
+            return response(b"{}", "429 Too Many Requests", {"Kappa-Refused": "busy"})
+        if fate < 0.15:
+            request.writer.transport.abort()  # before it ran
+            return None
+        self.runs[key] += 1
+        await asyncio.sleep(self.die.random() * 0.02)
+        headers = {"kappa-request-id": key[0]}
+        if fate < 0.3:
+            answer = response(b'{"errorType": "E"}', headers={**headers, "X-Amz-Function-Error": "Unhandled"})
+        else:
+            answer = response(b'"well"', headers=headers)
+        self.kept[key] = answer
+        if fate > 0.9:
+            request.writer.transport.abort()  # after it ran: the answer is lost, and kept
+            return None
+        return answer
+
+
+def trouble(queue, die):
+    """From now on each method of the queue fails now and then, before or after it did what it was asked."""
+    for name in TROUBLED:
+        real = getattr(queue, name)
+
+        async def troubled(*args, real=real, **kwargs):
+            fate = die.random()
+            if fate < 0.05:
+                raise QueueUnavailable("before")
+            result = await real(*args, **kwargs)
+            if fate > 0.97 and real.__name__ not in ("take", "put"):
+                raise QueueUnavailable("after")
+            return result
+
+        setattr(queue, name, troubled)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_every_event_ends_and_no_attempt_runs_twice(tools, tmp_path, seed):
+    die = random.Random(seed)
+    settings = {
+        "queue_url": f"sqlite:{tmp_path}/queue.sqlite",
+        "queue_lease": 0.6,
+        "event_retry_delays": [0.05],
+        "event_first_backoff": 0.05,
+        "event_longest_backoff": 0.3,
+        "events_in_hand": 20,
+        "drain_timeout": 0.3,
+    }
+    pods = {name: Pod(tools, die) for name in FUNCTIONS}
+    accepted = []
+
+    async def gateway(seconds):
+        backend = tools.backend()
+        backend.functions = [tools.function(name) for name in FUNCTIONS]
+        async with tools.running(backend, **settings) as run:
+            for number, (name, pod) in enumerate(pods.items()):
+                await run.add_pod(pod, function=name, name=f"pod-{name}", concurrency=1 + number)
+            events = run.gateway.events
+            real_record = events.queue.record
+            trouble(events.queue, die)
+            while len(accepted) < EVENTS:
+                name = die.choice(FUNCTIONS)
+                event = Event(f"e{len(accepted)}", Lane(Kind.INVOCATION, "default", name), b"{}", time.time())
+                try:
+                    await events.accept(event)
+                except QueueUnavailable:
+                    continue
+                accepted.append(event)
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                records = [await real_record("default", event.lane.function, event.id) for event in accepted]
+                if all(record is not None and record.status.final for record in records):
+                    return records
+                await asyncio.sleep(0.05)
+        return None
+
+    for _ in range(2):
+        assert await gateway(0.5) is None or accepted, "it was cut off, or it was quick"
+    records = await gateway(40.0)
+    assert records is not None, "events without an end"
+    statuses = Counter(record.status for record in records)
+    assert statuses[Status.SUCCEEDED] > EVENTS * 0.8
+    assert set(statuses) <= {Status.SUCCEEDED, Status.FAILED}
+    runs = sum((pod.runs for pod in pods.values()), Counter())
+    assert {key: count for key, count in runs.items() if count > 1} == {}
+    for event, record in zip(accepted, records, strict=True):
+        assert sum(count for (id, _), count in runs.items() if id == event.id) == record.attempts
