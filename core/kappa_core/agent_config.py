@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # `typing` and `dataclasses` would cost every cold start 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from dataclasses import dataclass as record
-    from typing import Any, Final
+    from typing import Any, ClassVar, Final, Self
 else:
 
     def record(**_options):
@@ -21,6 +21,10 @@ else:
 
 
 PREFIX: Final = "KAPPA_"
+POOL: Final = "KAPPA_POOL"
+"""`1`: the agent starts in a pool, with a `PoolConfig`."""
+PRELOAD: Final = ("json", "datetime", "decimal", "logging", "urllib.request", "http.client", "ssl")
+"""What a pool's runtime process imports unless it is told otherwise: what many functions import, and little memory."""
 _KINDS: Final[dict[str, Callable[[str], Any]]] = {
     "str": str,
     "int": int,
@@ -29,9 +33,74 @@ _KINDS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
-@record(frozen=True, kw_only=True)
-class AgentConfig:
+class _Config:
     """Each field is the variable `KAPPA_` + its name in capitals; a field at its default is left out of the environment."""
+
+    _needed: ClassVar[str]
+    """The field that has no default."""
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None:
+            fields, needed = type(self).__annotations__, type(self)._needed
+            unknown = values.keys() - fields.keys()
+            if unknown or needed not in values:
+                raise TypeError(
+                    f"{type(self).__name__}: " + (f"unknown {sorted(unknown)}" if unknown else f"{needed} is needed")
+                )
+            self.__dict__.update(values)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise AttributeError(f"{type(self).__name__} is frozen: {name} cannot be set")
+
+        def __eq__(self, other: object) -> bool:
+            return type(other) is type(self) and self._values() == other._values()
+
+        def __hash__(self) -> int:
+            return hash(tuple(self._values().items()))
+
+        def __repr__(self) -> str:
+            values = ", ".join(f"{name}={value!r}" for name, value in self._values().items())
+            return f"{type(self).__name__}({values})"
+
+    def _values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).__annotations__}
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return type(self)(**(self._values() | changes))
+
+    def to_env(self) -> dict[str, str]:
+        """The variables for this config."""
+        env = {}
+        for name, value in self._values().items():
+            if name == self._needed or value != getattr(type(self), name):
+                env[PREFIX + name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
+        return env
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Raises `ValueError` naming the variable that is missing or cannot be read."""
+        values: dict[str, Any] = {}
+        for name, kind in cls.__annotations__.items():
+            variable = PREFIX + name.upper()
+            text = env.get(variable)
+            if text is None:
+                continue
+            try:
+                values[name] = _KINDS[kind](text)
+            except ValueError as error:
+                raise ValueError(f"{variable}={text!r} cannot be read: {error}") from None
+        if cls._needed not in values:
+            raise ValueError(
+                f"{PREFIX}{cls._needed.upper()} is not set: the agent is started by the operator or by kappa local up"
+            )
+        return cls(**values)
+
+
+@record(frozen=True, kw_only=True)
+class AgentConfig(_Config):
+    """Of an agent that serves a Function."""
 
     function_name: str
     function_namespace: str = "default"
@@ -68,60 +137,38 @@ class AgentConfig:
     """Local mode: end when the parent process ends, however it ends."""
 
     if not TYPE_CHECKING:
+        _needed = "function_name"
 
-        def __init__(self, **values: Any) -> None:
-            unknown = values.keys() - AgentConfig.__annotations__.keys()
-            if unknown or "function_name" not in values:
-                raise TypeError(
-                    f"AgentConfig: unknown {sorted(unknown)}" if unknown else "AgentConfig: function_name is needed"
-                )
-            self.__dict__.update(values)
 
-        def __setattr__(self, name: str, value: Any) -> None:
-            raise AttributeError(f"AgentConfig is frozen: {name} cannot be set")
+@record(frozen=True, kw_only=True)
+class PoolConfig(_Config):
+    """Of an agent in a pool, that is told later which Function it serves; the fields that both have mean the same."""
 
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, AgentConfig) and self._values() == other._values()
+    pool_public_key: str
+    """Ed25519, base64: of the gateways' signatures."""
+    pod_uid: str = ""
+    pod_name: str = ""
+    runtime: str = ""
+    pool_preload: str = ",".join(PRELOAD)
+    """Modules that the runtime process imports before it waits, commas between them."""
+    task_root: str = names.TASK_ROOT
+    host: str = "0.0.0.0"  # noqa: S104 - as above
+    port: int = names.AGENT_PORT
+    runtime_api_port: int = names.RUNTIME_API_PORT
+    announce_fd: int = -1
+    parent_death: bool = False
 
-        def __hash__(self) -> int:
-            return hash(tuple(self._values().items()))
-
-        def __repr__(self) -> str:
-            return f"AgentConfig({', '.join(f'{name}={value!r}' for name, value in self._values().items())})"
-
-    def _values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in AgentConfig.__annotations__}
-
-    def replace(self, **changes: Any) -> AgentConfig:
-        """A copy with some fields changed."""
-        return AgentConfig(**(self._values() | changes))
+    if not TYPE_CHECKING:
+        _needed = "pool_public_key"
 
     def to_env(self) -> dict[str, str]:
-        """The variables for this config."""
-        env = {}
-        for name, value in self._values().items():
-            if name == "function_name" or value != getattr(AgentConfig, name):
-                env[PREFIX + name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
-        return env
+        """The variables for this config, and the one that says that it is one."""
+        return {POOL: "1", **super().to_env()}
 
-    @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> AgentConfig:
-        """Raises `ValueError` naming the variable that is missing or cannot be read."""
-        values: dict[str, Any] = {}
-        for name, kind in cls.__annotations__.items():
-            variable = PREFIX + name.upper()
-            text = env.get(variable)
-            if text is None:
-                continue
-            try:
-                values[name] = _KINDS[kind](text)
-            except ValueError as error:
-                raise ValueError(f"{variable}={text!r} cannot be read: {error}") from None
-        if "function_name" not in values:
-            raise ValueError(
-                f"{PREFIX}FUNCTION_NAME is not set: the agent is started by the operator or by kappa local up"
-            )
-        return cls(**values)
+    def own(self) -> dict[str, Any]:
+        """The fields of an `AgentConfig` that are the pod's, whichever Function it gets."""
+        shared = self._values().keys() & AgentConfig.__annotations__.keys()
+        return {name: getattr(self, name) for name in shared}
 
 
 def function_arn(config: AgentConfig) -> str:

@@ -14,6 +14,17 @@ Gateway → agent is HTTP/1.1 with keep-alive on the pod's port (`names.AGENT_PO
 | `GET READY_PATH` | 200 once the runtime process asks for work; 503 with an `InitError` JSON if its start failed; `?wait=SECONDS` holds the answer until either is known |
 | `GET HEALTH_PATH` | 200 while the agent's loop runs |
 
+A pool pod's agent is nobody's until it takes a `POST SPECIALIZE_PATH`; from then on it is as above:
+
+| request | answer |
+| --- | --- |
+| `POST SPECIALIZE_PATH`, headers as of an invocation (`ATTEMPT` too), body as in `kappa_core.specialize` | as of that invocation, and `PHASES` |
+| the same, taken by an earlier one | 409 with `REFUSED: taken`; nothing was run |
+| the same, not signed, altered, for another pod, too old | 403 with `REFUSED: signature`, `altered`, `other-pod`, `stale`; nothing was run, the pod stays free |
+| `POST INVOKE_PATH` before it | 503 with `REFUSED: pool`; nothing was run |
+| `GET READY_PATH` before it | 200 `{"state": "pool"}` once the runtime process waits, until then 503 `{"state": "initializing"}` |
+| `GET READY_PATH` after it | as above, and in each answer also `"function": "namespace/name", "revision": "…"` |
+
 Agent → runtime process is the Lambda Runtime API, version `RUNTIME_API_VERSION`.
 Imported by every function pod: standard library only.
 """
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
 
 INVOKE_PATH: Final = "/2015-03-31/functions/function/invocations"
 """Also what Lambda's runtime interface emulator serves, so an image with that emulator works unchanged."""
+SPECIALIZE_PATH: Final = "/specialize"
 HEALTH_PATH: Final = "/healthz"
 READY_PATH: Final = "/readyz"
 DRAIN_PATH: Final = "/drain"
@@ -66,9 +78,18 @@ INIT_DURATION_MS: Final = "Kappa-Init-Duration-Ms"
 """On the first answer after a runtime process started: how long its start took."""
 DURATION_MS: Final = "Kappa-Duration-Ms"
 """How long the handler ran."""
+PHASES: Final = "Kappa-Phases"
+"""On the same answer: where the start's time went, in ms by the agent's one clock; see `kappa_core.phases`."""
 
 REFUSED_BUSY: Final = "busy"
 REFUSED_DRAINING: Final = "draining"
+REFUSED_POOL: Final = "pool"
+"""An invocation to a pool pod that is nobody's; a function's pod whose container was started again is one, too."""
+REFUSED_TAKEN: Final = "taken"
+REFUSED_SIGNATURE: Final = "signature"
+REFUSED_ALTERED: Final = "altered"
+REFUSED_OTHER_POD: Final = "other-pod"
+REFUSED_STALE: Final = "stale"
 
 LOG_TAIL_BYTES: Final = 4096
 MAX_RESPONSE_BYTES: Final = 6 * 1024 * 1024
@@ -79,5 +100,6 @@ INITIALIZING: Final = "initializing"
 READY: Final = "ready"
 INIT_FAILED: Final = "init_failed"
 DRAINING: Final = "draining"
+POOL: Final = "pool"
 """The values of `state` in the JSON body of `READY_PATH`:
 `{"state": "ready", "initDurationMs": 31.2}` or `{"state": "init_failed", "errorType": "Runtime.ImportModuleError", "errorMessage": "…", "stackTrace": […]}`."""
