@@ -6,6 +6,7 @@ try that never got so far (throttled, no pod, a system error): it uses up no att
 The rules are Lambda's: https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
 """
 
+import hashlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -230,9 +231,18 @@ def backoff(before: int, first: float, longest: float) -> float:
 
 def keyed_id(namespace: str, function: str, key: str) -> str:
     """The request id of a submission with an idempotency key: the same for the same key, whichever gateway it reaches."""
-    return str(uuid.uuid5(_ID_NAMESPACE, f"{namespace}/{function}/{key}"))
+    return _uuid5(f"{namespace}/{function}/{key}")
 
 
 def derived_id(request_id: str, purpose: str) -> str:
     """The id of what follows from an event (a delivery, a destination's invocation): the same each time it is derived."""
-    return str(uuid.uuid5(_ID_NAMESPACE, f"{request_id} {purpose}"))
+    return _uuid5(f"{request_id} {purpose}")
+
+
+def _uuid5(name: str) -> str:
+    """`str(uuid.uuid5(_ID_NAMESPACE, name))`, in a quarter of its time: each event of an AWS SDK has a key."""
+    digest = bytearray(hashlib.sha1(_ID_NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

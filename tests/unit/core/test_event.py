@@ -1,6 +1,7 @@
 """What follows a try of an event: Lambda's rules, and what holds for every policy."""
 
 import math
+import uuid
 
 import pytest
 from hypothesis import given
@@ -179,3 +180,10 @@ def test_ids_are_the_same_for_the_same_and_differ_else(one, other):
     assert (keyed_id("ns", "f", one) == keyed_id("ns", "f", other)) is (one == other)
     assert (derived_id("id", one) == derived_id("id", other)) is (one == other)
     assert keyed_id("ns", "f", one) != keyed_id("ns", "g", one)
+
+
+@given(st.text(max_size=50))
+def test_ids_are_uuids_of_version_5(key: str) -> None:
+    known = uuid.UUID("6c7cf9a4-6fd5-5a53-9a3c-2f6d4a2c1b0e")
+    assert keyed_id("ns", "f", key) == str(uuid.uuid5(known, f"ns/f/{key}")), "pinned: gateways of two versions agree"
+    assert uuid.UUID(derived_id("id", key)).version == 5
