@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from kappa_core import errors, metrics
 from kappa_core.errors import KappaError
+from kappa_core.event import Status
 from kappa_core.function import Function
 from kappa_core.reasons import BLOCKING, ConditionType, Reason
 from kappa_gateway.settings import Settings as GatewaySettings
@@ -173,6 +174,21 @@ def test_settings_that_the_pages_name_are_there() -> None:
     named |= {("gateway", name) for name in re.findall(r"`(max\w+|queue\w+)`", text("docs/invoking.md"))}
     assert len(named) >= 5
     assert [(part, name) for part, name in named if name not in {to_camel(field) for field in fields[part]}] == []
+
+
+def test_settings_and_states_of_asynchronous_invocations_are_on_their_page() -> None:
+    page = text("docs/async.md")
+    rows = re.findall(r"^\| (`.+?) \|", section(page, "## Settings"), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    fields = {
+        to_camel(field)
+        for field in GatewaySettings.model_fields
+        if field.startswith(("event", "result_", "dead_letter_", "delivery_")) and field != "delivery_addresses"
+    }
+    assert fields - listed == set()
+    assert listed <= {to_camel(field) for field in GatewaySettings.model_fields}
+    states = section(page, "## What became of it").partition("## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| ", states, re.MULTILINE)[1:] == [status.value for status in Status]
 
 
 def test_values_of_the_chart_that_the_pages_name_are_there() -> None:
