@@ -92,8 +92,8 @@ class Submission:
     """Of each 202."""
     refusals: list[str] = field(default_factory=list)
     """Of each other try, what came instead: the status and what was said, or what broke."""
-    accepted_at: float | None = None
-    """When the first 202 came."""
+    accepted_at: list[float] = field(default_factory=list)
+    """When each 202 came."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ def judge(ledger: Ledger, rules: Rules) -> Verdict:
         of_event.sort(key=lambda run: run.start)
     verdict = Verdict([], [], Counter(), {})
     ids: Counter[str] = Counter()
+    accepted = {each: one.accepted_at for one in ledger.submissions for each in one.request_ids}
     for submission in ledger.submissions:
         name = f"event {submission.planned.key} of {submission.planned.function}"
         distinct = sorted(set(submission.request_ids))
@@ -209,7 +210,9 @@ def judge(ledger: Ledger, rules: Rules) -> Verdict:
     verdict.problems += [f"{each} ran, and nobody was told of it" for each in runs.keys() - ids.keys()]
     for of_event in runs.values():
         for run, following in itertools.pairwise(of_event):
-            _explain(run, following, ledger.kills, rules, verdict)
+            if not _explain(run, following, ledger.kills, rules, verdict):
+                told = ", ".join(f"{at:.3f}" for at in accepted.get(run.request_id, []))
+                verdict.problems[-1] += f"; it was accepted at {told}"
     verdict.figures = _figures(ledger, runs)
     return verdict
 
@@ -232,16 +235,18 @@ def _ending(outcome: Outcome | None, runs: Sequence[Run], rules: Rules) -> str |
     return None
 
 
-def _explain(run: Run, following: Run, kills: Iterable[Kill], rules: Rules, verdict: Verdict) -> None:
-    """Why there was another run after this one."""
+def _explain(run: Run, following: Run, kills: Sequence[Kill], rules: Rules, verdict: Verdict) -> bool:
+    """Whether it can be said why there was another run after this one."""
     why = _why(run, following, kills, rules)
     line = f"{run.request_id} of {run.function} ran in {run.pod} from {run.start:.3f} to {_time(run.end)}, and again in {following.pod} at {following.start:.3f}"
     if why is None:
-        verdict.problems.append(f"{line}, and nothing explains it")
-        return
+        near = [f"{kill.what} {kill.name} at {kill.at:.3f}" for kill in kills if -10 < kill.at - run.start < 30]
+        verdict.problems.append(f"{line}, and nothing explains it; killed around then: {', '.join(near) or 'nothing'}")
+        return False
     verdict.why[why] += 1
     if why is not Why.FAILED:
         verdict.duplicates.append(f"{line}: {why}")
+    return True
 
 
 def _why(run: Run, following: Run, kills: Iterable[Kill], rules: Rules) -> Why | None:

@@ -75,7 +75,7 @@ class ChaosClient:
                     said = await answer.text(errors="replace")
                     if answer.status == 202:
                         submission.request_ids.append(answer.headers["x-amzn-requestid"])
-                        submission.accepted_at = submission.accepted_at or time.time()
+                        submission.accepted_at.append(time.time())
                         return True
                     submission.refusals.append(f"{answer.status} {said[:200]}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:

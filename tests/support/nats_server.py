@@ -126,7 +126,9 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         self._flows.set()
-        self.cut()
+        while self._writers:
+            self.cut()
+            await asyncio.sleep(0.005)
         await self._server.wait_closed()
 
     def cut(self) -> None:

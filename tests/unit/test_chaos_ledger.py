@@ -29,7 +29,7 @@ AGAIN = Run("r2", "id", "work", "pod-b", 20.0, 21.0, True)
 
 
 def event(*ids: str, key: str = "k", function: str = "work") -> Submission:
-    return Submission(PlannedEvent(key, function, 0, None), list(ids), [], 9.0)
+    return Submission(PlannedEvent(key, function, 0, None), list(ids), [], [9.0] * len(ids))
 
 
 def verdict(*runs: Run, kills: tuple[Kill, ...] = (), outcome: Outcome | None = None) -> Verdict:
