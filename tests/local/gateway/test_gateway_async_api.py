@@ -1,4 +1,4 @@
-"""What a gateway says of asynchronous invocations, redrive and purge, over a real queue that nobody dispatches from."""
+"""What a gateway says of asynchronous invocations, redrive and purge, over real queues that nobody dispatches from."""
 
 import json
 import time
@@ -6,11 +6,12 @@ import urllib.parse
 import uuid
 
 import pytest
+from nats_server import NatsServer
 
 from kappa_core.errors import QueueUnavailable
 from kappa_core.event import Condition, DeadEvent, Event, Kind, Lane, Record, Status
 from kappa_gateway.events import status, steering
-from kappa_gateway.queue.sqlite.queue import SqliteQueue
+from kappa_gateway.queue.factory import make_queue
 from kappa_gateway.settings import Settings
 
 BASE = "/v1/namespaces/default/functions/hello/async"
@@ -29,9 +30,21 @@ class Stored:
         return await self.queue.put(event)
 
 
-@pytest.fixture
-async def queue(gateway, tmp_path):
-    queue = SqliteQueue(Settings(queue_url=f"sqlite:{tmp_path}/queue.db"))
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory):
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "jetstream"])
+async def queue(request, gateway, tmp_path):
+    if request.param == "sqlite":
+        queue = make_queue(Settings(queue_url=f"sqlite:{tmp_path}/queue.db"))
+    else:
+        url = request.getfixturevalue("nats_server").url
+        queue = make_queue(Settings(queue_url=url, queue_prefix=f"t{uuid.uuid4().hex[:12]}"))
     await queue.open()
     gateway.gateway.events = Stored(queue, gateway.gateway)
     yield queue

@@ -380,3 +380,53 @@ async def test_boto3(gateway, events):
     assert second["Payload"].read() == b""
     assert second["ResponseMetadata"]["RequestId"] != request_id, "each call has a key of its own"
     client.close()
+
+
+# -- to the pod and back
+
+
+async def test_what_a_url_took_reaches_the_pod_as_it_came(tools, tmp_path):
+    backend = tools.backend()
+    backend.functions = [tools.function(), tools.web_function()]
+    async with tools.running(backend, queue_url=f"sqlite:{tmp_path}/queue.db") as run:
+        web = await run.add_pod(function="web", protocol="http")
+        pod = await run.add_pod()
+        headers = {**URL_EVENT, "content-type": "text/plain", "x-own": "1", "connection": "x-named", "x-named": "hop"}
+        for name in ("web", "hello"):
+            answer = await run.request("PUT", f"/fn/default/{name}/a%20b?c=d", b"some text", headers)
+            assert answer.status == 202
+            path = answer.json()["statusUrl"]
+            said = {}
+            while said.get("status") != "succeeded":
+                said = (await run.request("GET", path)).json()
+                assert said["status"] in ("queued", "running", "succeeded"), said
+            assert said["requestId"] == answer.json()["requestId"]
+            assert said["attempts"] == 1
+            if name == "web":
+                assert said["result"] == "some text"
+                [request] = web.requests
+                assert (request.method, request.target, request.body) == ("PUT", "/a%20b?c=d", b"some text")
+                assert request.headers["kappa-request-id"] == said["requestId"]
+                assert request.headers["x-forwarded-prefix"] == "/fn/default/web"
+                assert (request.headers["x-own"], request.headers["content-type"]) == ("1", "text/plain")
+                assert not {"kappa-invocation-type", "x-named", "connection"} & set(request.headers)
+            else:
+                event = said["result"]
+                assert (event["rawPath"], event["body"]) == ("/a%20b", "some text")
+                assert event["requestContext"]["requestId"] == said["requestId"]
+                [request] = pod.requests
+                assert request.headers["kappa-request-id"] == said["requestId"]
+
+
+async def test_a_stopping_gateway_accepts_while_its_port_is_open(tools, tmp_path):
+    backend = tools.backend()
+    backend.functions = [tools.function()]
+    async with tools.running(backend, queue_url=f"sqlite:{tmp_path}/queue.db", drain_delay=2.0) as run:
+        client = await run.connect()
+        run.stop.set()
+        await tools.eventually(lambda: run.gateway.draining)
+        answer = await client.request("POST", "/2015-03-31/functions/hello/invocations", b"{}", EVENT)
+        assert answer.status == 202
+        request_id = answer.header("x-amzn-requestid")
+        answer = await client.request("GET", f"/v1/namespaces/default/functions/hello/async/{request_id}")
+        assert answer.json()["status"] == "queued", "for the next gateway"
