@@ -166,6 +166,14 @@ def test_every_error_type_of_the_runtime_is_on_the_page_of_errors() -> None:
         assert f"| `{error_type}` |" in page
 
 
+def test_every_error_type_of_asynchronous_invocations_is_on_the_page_of_errors() -> None:
+    page = section(text("docs/errors.md"), "## When the function itself fails")
+    sources = [*(ROOT / "gateway/kappa_gateway/events").rglob("*.py"), ROOT / "core/kappa_core/destinations.py"]
+    own = {kind for path in sources for kind in re.findall(r'"(Kappa\.[A-Z]\w+)"', path.read_text("utf-8"))}
+    assert len(own) >= 5
+    assert {kind for kind in own if f"`{kind}`" not in page} == set()
+
+
 def test_settings_that_the_pages_name_are_there() -> None:
     fields = {"gateway": GatewaySettings.model_fields, "operator": OperatorSettings.model_fields}
     named = {
