@@ -76,10 +76,12 @@ class NatsClient(Client):
 
     async def discard(self) -> None:
         """End the connection at once and leave nothing behind. `close` alone would wait for a peer that does not read."""
-        transport = self._transport
-        writer = getattr(transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()
+        if self._reading_task is None:
+            return  # it never began
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
                 await self.close()

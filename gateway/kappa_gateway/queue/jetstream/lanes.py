@@ -59,7 +59,7 @@ class Lanes:
             return stream
         async with stream.lock:
             if not stream.made:
-                config = lane_stream(self._settings, stream.name, self._names.event(lane, "*"))
+                config = lane_stream(self._settings, stream.name, self._names.events(lane))
                 await self._api.ensure_stream(config, deadline=deadline)
                 # Before the first event: one that is older than its consumer may have been another consumer's.
                 info = await self._api.ensure_consumer(stream.name, lane_consumer(self._settings), deadline=deadline)
@@ -135,7 +135,7 @@ class Lanes:
         while len(found) < limit:
             # Each one has its own time: a page may be long.
             deadline = self._connection.deadline()
-            message = await self._get(lane, {"seq": sequence, "next_by_subj": self._names.event(lane, "*")}, deadline)
+            message = await self._get(lane, {"seq": sequence, "next_by_subj": self._names.events(lane)}, deadline)
             if message is None:
                 break
             sequence = message.sequence + 1

@@ -28,6 +28,8 @@ ACK: Final = b"+ACK"
 PROGRESS: Final = b"+WPI"
 TERMINATE: Final = b"+TERM"
 
+FORGETFUL: Final = 2**63
+
 Key = tuple[str, int]
 """A stream and the sequence in it."""
 
@@ -121,6 +123,7 @@ class Leases:
         self, lane: Lane, stream: LaneStream, link: Link, count: int, wait: float, *, alone: bool
     ) -> list[Lease]:
         pull = Pull(link, stream.name)
+        before = stream.order
         try:
             if alone:
                 await pull.run(count, min(wait, LONGEST_PULL))
@@ -129,18 +132,19 @@ class Leases:
         except (asyncio.CancelledError, Exception):
             await pull.hand_back()
             raise
-        leases = [await self._lease(lane, stream, message) for message in pull.messages]
+        leases = [await self._lease(lane, stream, before, message) for message in pull.messages]
         return [lease for lease in leases if lease is not None]
 
-    async def _lease(self, lane: Lane, stream: LaneStream, message: Msg) -> Lease | None:
+    async def _lease(self, lane: Lane, stream: LaneStream, before: int, message: Msg) -> Lease | None:
         delivery = Delivery.parse(message.reply)
         event_id = message.subject.rpartition(".")[2]
         now = asyncio.get_running_loop().time()
-        if delivery.order <= stream.order:
-            # Somebody made the consumer anew: it has forgotten what it handed out.
-            stream.remembers_since = 2**63
+        if delivery.order <= before:
+            # Handed out later than what came before, and counted as earlier: somebody made the consumer anew, and it has
+            # forgotten what it handed out.
+            stream.remembers_since = FORGETFUL
             self._lanes.forget(lane)
-        stream.order = delivery.order
+        stream.order = max(stream.order, delivery.order)
         key = (stream.name, delivery.sequence)
         held = self._held.get(key)
         if held is not None and held.event.id == event_id and self._alive(held, now):

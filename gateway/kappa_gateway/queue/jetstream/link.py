@@ -18,6 +18,7 @@ from kappa_gateway.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+REFUSALS: Final = 5
 HEARTBEAT: Final = 2.0
 """Seconds between two looks whether the server still answers."""
 MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
@@ -255,6 +256,14 @@ class Listener:
 
 async def open_link(settings: Settings) -> Link:
     """Raises `QueueMisconfigured`, nats-py's and system errors."""
+    for _ in range(REFUSALS - 1):
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            # A server that refuses closes at once, and its reason can get lost then: it is heard the next time.
+            return await _open_link(settings)
+    return await _open_link(settings)
+
+
+async def _open_link(settings: Settings) -> Link:
     link, last_error = Link(settings), list[Exception]()
     try:
         await link.start(last_error)

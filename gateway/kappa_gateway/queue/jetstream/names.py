@@ -60,26 +60,29 @@ class Names:
         return f"{self.prefix}.>"
 
     def event(self, lane: Lane, event_id: str) -> str:
-        """The subject of an event (`*`: of all of the lane). Raises `InvalidRequest` for what makes no subject."""
+        """This and those below raise `InvalidRequest` for what makes no subject. `event_id` None: a function's all."""
         return self._subject(lane.kind.value, lane.namespace, lane.function, event_id)
 
-    def record(self, namespace: str, function: str, event_id: str) -> str:
+    def events(self, lane: Lane) -> str:
+        return self._subject(lane.kind.value, lane.namespace, lane.function, None)
+
+    def record(self, namespace: str, function: str, event_id: str | None) -> str:
         return self._subject("record", namespace, function, event_id)
 
-    def in_progress(self, namespace: str, function: str, event_id: str) -> str:
+    def in_progress(self, namespace: str, function: str, event_id: str | None) -> str:
         return self._subject("progress", namespace, function, event_id)
 
-    def buried(self, namespace: str, function: str, event_id: str) -> str:
+    def buried(self, namespace: str, function: str, event_id: str | None) -> str:
         return self._subject("dead", namespace, function, event_id)
 
     def mark(self, server_id: str) -> str:
         """Where it is noted when a server was first seen, see `memory`."""
         return f"{self.prefix}.server.{server_id}"
 
-    def _subject(self, what: str, namespace: str, function: str, event_id: str) -> str:
-        if not is_name(namespace) or not is_name(function) or not (event_id == "*" or is_id(event_id)):
+    def _subject(self, what: str, namespace: str, function: str, event_id: str | None) -> str:
+        if not is_name(namespace) or not is_name(function) or not (event_id is None or is_id(event_id)):
             raise InvalidRequest(
                 f"no event can be called {event_id!r} of function {function!r} in namespace {namespace!r}: "
                 "names are DNS labels, and ids are letters, digits, - and _, at most 128"
             )
-        return f"{self.prefix}.{what}.{namespace}.{function}.{event_id}"
+        return f"{self.prefix}.{what}.{namespace}.{function}.{event_id or '*'}"

@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from kappa_core.errors import RequestTooLarge
-from kappa_gateway.queue.jetstream.api import PAUSE, ApiError, parse
+from kappa_gateway.queue.jetstream.api import PAUSE, Api, ApiError, parse
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import header_bytes
 from kappa_gateway.queue.jetstream.link import Link, LinkBroken, NoAnswer, NoResponders
@@ -28,10 +28,12 @@ class Publishing:
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings: Final = settings
         self._connection: Final = connection
+        self._api: Final = Api(connection, settings)
 
-    async def store(self, stream: str, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Into a shared stream, where repeating does no harm. Raises `QueueFull`, `RequestTooLarge`, `QueueUnavailable`."""
+    async def store(self, config: Config, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Into a shared stream, which is made again if somebody deleted it, and where repeating does no harm. Raises `QueueFull`, `RequestTooLarge`, `QueueUnavailable`."""
         deadline = self._connection.deadline()
+        stream = config["name"]
         while True:
             link = await self._connection.connected(deadline)
             try:
@@ -39,6 +41,8 @@ class Publishing:
                 return
             except TryAgain as error:
                 await self.pause(error, deadline)
+                if not error.may_have_happened:
+                    await self._api.ensure_stream(config, deadline=deadline)
             except ApiError as error:
                 raise self.refused(stream, error) from error
 

@@ -12,6 +12,7 @@ from kappa_gateway.queue.jetstream.encoding import dead_headers, decode_dead
 from kappa_gateway.queue.jetstream.names import Names, is_id, is_name
 from kappa_gateway.queue.jetstream.publishing import Publishing
 from kappa_gateway.queue.jetstream.stored import Stored, get_message, newest
+from kappa_gateway.queue.jetstream.streams import shared_streams
 from kappa_gateway.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Store:
         self._connection: Final = connection
         self._publishing: Final = publishing
         self._api: Final = Api(connection, settings)
+        self._streams: Final = {config["name"]: config for config in shared_streams(settings, names)}
 
     # -- records
 
@@ -33,7 +35,7 @@ class Store:
         names = self._names
         where, stream = (names.record, names.records) if record.status.final else (names.in_progress, names.progress)
         subject = where(record.namespace, record.function, record.id)
-        await self._publishing.store(stream, subject, record.encode(), {})
+        await self._publishing.store(self._streams[stream], subject, record.encode(), {})
 
     async def record(self, namespace: str, function: str, event_id: str) -> Record | None:
         if not _can_be(namespace, function, event_id):
@@ -49,8 +51,8 @@ class Store:
             return []
         names = self._names
         final, other = await asyncio.gather(
-            self._newest(names.records, names.record(namespace, function, "*"), limit, _record),
-            self._newest(names.progress, names.in_progress(namespace, function, "*"), limit, _record),
+            self._newest(names.records, names.record(namespace, function, None), limit, _record),
+            self._newest(names.progress, names.in_progress(namespace, function, None), limit, _record),
         )
         by_id: dict[str, Record] = {record.id: record for record in final}
         for record in other:
@@ -62,7 +64,7 @@ class Store:
     async def bury(self, dead: DeadEvent) -> None:
         event = dead.event
         subject = self._names.buried(event.lane.namespace, event.lane.function, event.id)
-        await self._publishing.store(self._names.dead, subject, event.payload, dead_headers(dead))
+        await self._publishing.store(self._streams[self._names.dead], subject, event.payload, dead_headers(dead))
 
     async def dead(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
         if not _can_be(namespace, function, event_id):
@@ -74,7 +76,7 @@ class Store:
     ) -> list[DeadEvent]:
         if not _can_be(namespace, function, "any"):
             return []
-        subject = self._names.buried(namespace, function, "*")
+        subject = self._names.buried(namespace, function, None)
         asked = limit
         while True:
             found = await self._newest(self._names.dead, subject, asked, _dead)
