@@ -94,7 +94,7 @@ def containers(function: Function, platform: Platform) -> list[Manifest]:
         container = _function_container(function, runtime.image, runtime.pull_policy)
         container["env"] = [*_agent_env(function, platform), *_user_env(function)]
         container["ports"] = [{"name": "http", "containerPort": names.AGENT_PORT}]
-        container["readinessProbe"] = _ready_probe()
+        container["readinessProbe"] = ready_probe()
         if spec.code.config_map is not None:
             container["volumeMounts"].insert(0, {"name": CODE_VOLUME, "mountPath": names.TASK_ROOT, "readOnly": True})
         return [_without_empty(container)]
@@ -145,7 +145,7 @@ def _agent_container(function: Function, platform: Platform) -> Manifest:
             "imagePullPolicy": agent.pull_policy,
             "env": _agent_env(function, platform),
             "ports": [{"name": "http", "containerPort": names.AGENT_PORT}],
-            "readinessProbe": _ready_probe(),
+            "readinessProbe": ready_probe(),
             "lifecycle": {"postStart": {"exec": {"command": list(AGENT_LISTENS)}}},
             "resources": copy.deepcopy(AGENT_RESOURCES),
             "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -154,7 +154,7 @@ def _agent_container(function: Function, platform: Platform) -> Manifest:
     )
 
 
-def _ready_probe() -> Manifest:
+def ready_probe() -> Manifest:
     """For rolling updates alone: no request waits for it."""
     probe = {"path": wire.READY_PATH, "port": names.AGENT_PORT}
     return {"httpGet": probe, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 3}

@@ -20,11 +20,16 @@ LABEL_FUNCTION: Final = f"{GROUP}/function"
 """On a Function's Deployment and pods: the Function's name."""
 LABEL_OPERATOR: Final = f"{GROUP}/operator"
 """On a Function: the operator that serves it, by that operator's `name` setting; without it, the one that has none."""
+LABEL_POOL: Final = f"{GROUP}/pool"
+"""On a warm pool's Deployment and its free pods: the runtime. A pod that a function took over has `LABEL_FUNCTION` instead."""
+LABEL_TEMPLATE_HASH: Final = "pod-template-hash"
+"""Kubernetes' own, on the pods of a ReplicaSet: the one that has its value adopts a pod that nobody controls."""
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 MANAGED_BY: Final = "kappa"
 COMPONENT_FUNCTION: Final = "function"
+COMPONENT_POOL: Final = "pool"
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_OPERATOR: Final = "operator"
 
@@ -38,6 +43,8 @@ ANNOTATION_CODE_HASH: Final = f"{GROUP}/code-sha256"
 """On the pod template: hash of code that is mounted, not part of the template, so that a change rolls the pods."""
 ANNOTATION_REVISION: Final = f"{GROUP}/revision"
 """On a function's pod: the hash of its template, to tell pods of this spec from those of an earlier one."""
+ANNOTATION_FROM_POOL: Final = f"{GROUP}/from-pool"
+"""On a function's pod that was taken from a warm pool: the runtime whose pool it was."""
 ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 
@@ -59,6 +66,11 @@ TASK_ROOT: Final = "/var/task"
 def deployment_name(function: str) -> str:
     """The Deployment that runs a Function: `fn-` and the Function's name, in the Function's namespace."""
     return f"fn-{function}"
+
+
+def pool_name(runtime: str) -> str:
+    """The Deployment of a runtime's warm pods in a namespace: `pool-` and the runtime, such as `pool-python3-13`."""
+    return f"pool-{runtime.replace('.', '-')}"
 
 
 def function_key(namespace: str, name: str) -> str:
