@@ -2,7 +2,8 @@
 
 One HTTP answer, NDJSON, one `DemandReport` a line. A *full* report comes every second and lists every function that had
 an invocation in flight or waiting since the last full report; a function that it does not list had none. A report with
-`full: false` comes at once when a function starts to wait, and lists that function alone.
+`full: false` comes at once when a function starts to wait, or when the gateway has claimed a pool pod, and lists what
+is new alone.
 """
 
 import json
@@ -24,11 +25,24 @@ class FunctionDemand:
     backlog: int = 0
     """Events of the function that no gateway has taken from the queue yet; every gateway counts the same ones."""
     mean_duration: float = 0.0
-    """Seconds, of recent invocations; 0 while none has ended."""
+    """Seconds, of recent invocations. While none has ended: how long the first one has been running; 0 while none is."""
     cold_start: float = 0.0
-    """Seconds, of recent cold starts; 0 while none was seen."""
+    """Seconds, of recent cold starts by its Deployment; 0 while none was seen."""
     pods: dict[str, int] = field(default_factory=dict)
     """Pod name → invocations at it now (from this gateway)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A pool pod that the gateway has sent a function to. Whether the pod took it is what its `/readyz` says."""
+
+    namespace: str
+    function: str
+    """The Function's name."""
+    pod: str
+    pod_uid: str
+    revision: str
+    """As `pool.revision` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,8 @@ class DemandReport:
     gateway: str
     full: bool
     functions: tuple[FunctionDemand, ...]
+    claims: tuple[Claim, ...] = ()
+    """In a full report every one whose pod does not carry the function's label yet, else the new ones."""
 
 
 def encode(report: DemandReport) -> bytes:
@@ -51,6 +67,7 @@ def decode(line: bytes | str) -> DemandReport:
             gateway=str(raw["gateway"]),
             full=bool(raw["full"]),
             functions=tuple(_function(entry) for entry in raw["functions"]),
+            claims=tuple(_claim(entry) for entry in raw.get("claims", ())),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a demand report: {error!r} in {line[:200]!r}") from error
@@ -67,6 +84,10 @@ def _function(entry: Any) -> FunctionDemand:
         cold_start=_seconds(entry.get("cold_start", 0.0)),
         pods={str(pod): _count(count) for pod, count in entry.get("pods", {}).items()},
     )
+
+
+def _claim(entry: Any) -> Claim:
+    return Claim(**{name: str(entry[name]) for name in ("namespace", "function", "pod", "pod_uid", "revision")})
 
 
 def _count(value: Any) -> int:

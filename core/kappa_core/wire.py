@@ -52,6 +52,9 @@ some seconds for another gateway to come. The pod's grace period has room for it
 RUNTIME_API_VERSION: Final = "2018-06-01"
 DEMAND_PATH: Final = "/v1/demand"
 """On the gateway's internal port: NDJSON, one `demand.DemandReport` a line, see `kappa_core.demand`."""
+CODE_PATH: Final = "/v1/code/"
+"""There too: `GET CODE_PATH + sha256` is an archive that some Function names, for a pool pod that becomes it. Who knows
+the hash may have it."""
 
 # Request headers, gateway → agent. All optional: without them the agent makes an id and uses its own timeout.
 REQUEST_ID: Final = "Kappa-Request-Id"
@@ -80,6 +83,10 @@ DURATION_MS: Final = "Kappa-Duration-Ms"
 """How long the handler ran."""
 PHASES: Final = "Kappa-Phases"
 """On the same answer: where the start's time went, in ms by the agent's one clock; see `kappa_core.phases`."""
+
+COLD_START: Final = "Kappa-Cold-Start"
+"""On the gateway's answer to the invocation that waited for a pod: `pool;total=8.1;queue=0.1;init=2.2…`, phases as in
+`metrics.Phase`, in ms."""
 
 REFUSED_BUSY: Final = "busy"
 REFUSED_DRAINING: Final = "draining"
