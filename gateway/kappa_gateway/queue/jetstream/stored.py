@@ -1,5 +1,6 @@
 """Reading what streams keep, by subject: one message, or the newest of many."""
 
+import asyncio
 import base64
 import contextlib
 from dataclasses import dataclass
@@ -101,7 +102,8 @@ async def _read(connection: Connection, stream: str, reader: str, count: int, de
     link = await connection.connected(deadline)
     pull = Pull(link, stream, reader)
     try:
-        await pull.run(count, 0.0)
+        # for as long as it takes: large messages are not all here within the pull's shortest time
+        await pull.run(count, deadline - asyncio.get_running_loop().time())
     except PullFailed as error:
         raise connection.unavailable(f"stream {stream} cannot be read: {error}") from None
     return [
