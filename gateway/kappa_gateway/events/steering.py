@@ -19,7 +19,7 @@ from kappa_gateway.queue.protocol import Queue
 if TYPE_CHECKING:
     from kappa_gateway.events.service import Events
 
-MOST_AT_ONCE: Final = 1000
+MOST_AT_ONCE: Final = 250
 """Dead events that one call sees to; whoever asks may call again."""
 
 
