@@ -28,7 +28,7 @@ class InvocationType(StrEnum):
     DRY_RUN = "DryRun"
     FUNCTION_URL = "FunctionUrl"
     EVENT = "Event"
-    """A try of an asynchronous invocation."""
+    """A try of an asynchronous invocation, or one that was not accepted."""
 
 
 class Outcome(StrEnum):
@@ -53,26 +53,73 @@ class Outcome(StrEnum):
 
 
 class Phase(StrEnum):
-    """The label `phase` of a cold start, in order; all but the last add up to `total`."""
+    """The label `phase` of a cold start, in order; all but the last add up to `total`.
+
+    `schedule` and `sandbox` are a Deployment's alone, `verify` and `code` a pool's.
+    """
 
     QUEUE = "queue"
-    """Until the pod exists."""
+    """Until the pod exists, or a pool pod is claimed."""
     SCHEDULE = "schedule"
     """Until it has a node."""
     SANDBOX = "sandbox"
     """Until its process runs."""
     AGENT = "agent"
     """Until it takes a connection."""
+    VERIFY = "verify"
+    """Until its agent has found the request for a function good."""
+    CODE = "code"
+    """Until the code is in its place."""
     INIT = "init"
     """Until the runtime process asks for work."""
+    RUN = "run"
+    """Until the function has answered."""
     FIRST_BYTE = "first_byte"
-    """Until the answer begins."""
+    """The rest, until the answer begins: the ways there and back."""
     TOTAL = "total"
+
+
+class ColdStartReason(StrEnum):
+    """The label `reason` of a cold start: why it went the way it did."""
+
+    CLAIMED = "claimed"
+    """Pool: a free pod was there."""
+    NOT_ELIGIBLE = "not_eligible"
+    """Deployment, as all below: `status.coldStart` says why."""
+    NO_POOL = "no_pool"
+    """No pool of this runtime in this namespace has a pod, or there are no pools."""
+    POOL_EMPTY = "pool_empty"
+    """Every pod of the pool was taken, or had not started yet."""
+    SHARE = "share"
+    """This gateway's share of `maxReplicas` was used up."""
+    STARTING = "starting"
+    """A pod of the function was on its way already, or `minReplicas` or another gateway had asked for it."""
 
 
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 OVERHEAD_BUCKETS: Final = (0.00005, 0.0001, 0.00015, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
-COLD_START_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
+COLD_START_BUCKETS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.0075,
+    0.01,
+    0.015,
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
 
 INVOCATIONS: Final = Metric(
     "kappa_invocations_total", "counter", "Invocations that ended, by how.", (*FUNCTION, "type", "outcome")
@@ -96,7 +143,7 @@ QUEUE_DEPTH: Final = Metric("kappa_queue_depth", "gauge", "Invocations that wait
 PODS: Final = Metric("kappa_pods", "gauge", "Pods as this gateway sees them.", (*FUNCTION, "state"))
 THROTTLES: Final = Metric("kappa_throttles_total", "counter", "Invocations that were answered 429.", FUNCTION)
 COLD_STARTS: Final = Metric(
-    "kappa_cold_starts_total", "counter", "Invocations that waited for a pod to start.", (*FUNCTION, "path")
+    "kappa_cold_starts_total", "counter", "Invocations that waited for a pod to start.", (*FUNCTION, "path", "reason")
 )
 COLD_START: Final = Metric(
     "kappa_cold_start_seconds",
