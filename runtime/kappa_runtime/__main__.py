@@ -14,11 +14,18 @@ if not sys.flags.safe_path:
 
 def main() -> int:
     """0 after a graceful stop, 2 when the configuration cannot be used."""
-    from kappa_core.agent_config import AgentConfig
+    from kappa_core.agent_config import POOL, AgentConfig
     from kappa_runtime import launch
 
     launch.heed_stop()
     try:
+        if os.environ.get(POOL) == "1":
+            from kappa_runtime import pool
+
+            status = pool.run(os.environ)
+            if status is None:
+                return become_runtime_process()
+            return status
         config = AgentConfig.from_env(os.environ)
         if config.parent_death:
             from kappa_runtime import parent
@@ -29,16 +36,20 @@ def main() -> int:
         print(f"kappa-agent: {error}", file=sys.stderr)  # noqa: T201
         return 2
     if start is None:
-        from kappa_runtime import python_runtime
-
-        sys.modules["__main__"] = python_runtime  # as with -m: what looks the main module up finds no agent
-        python_runtime.main()
-        return 0
+        return become_runtime_process()
     from kappa_runtime.agent import run
 
     gc.freeze()
     gc.enable()
     return run(config, start)
+
+
+def become_runtime_process() -> int:
+    from kappa_runtime import python_runtime
+
+    sys.modules["__main__"] = python_runtime  # as with -m: what looks the main module up finds no agent
+    python_runtime.main()
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from kappa_core import wire
+from kappa_core import phases, wire
 from kappa_core.agent_config import AgentConfig, function_arn
 from kappa_runtime import code, environment, errors, launch
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
@@ -28,7 +28,9 @@ from kappa_runtime.transport import Server
 if TYPE_CHECKING:
     from kappa_runtime.drain import Drain
     from kappa_runtime.kept import KeptAnswers
+    from kappa_runtime.waiting import Waiting
 
+_OPENING: Final = f"{phases.VERIFY}=%.2f,{phases.CODE}=%.2f,".encode()
 SIDECAR_MEMORY_MIB: Final = 256
 """The memory limit of the agent's own container beside an image's."""
 
@@ -36,38 +38,67 @@ SIDECAR_MEMORY_MIB: Final = 256
 class Code:
     """The function's code: in place, or an archive that has to be fetched first."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, env: Mapping[str, str], zipped: bytes = b"") -> None:
         self.url = config.code_archive_url
-        self.ready = not self.url
+        self.ready = not self.url or bool(zipped)
         self._config = config
+        self._env = env
+        self._zip = zipped
+        """The archive itself, until it is unpacked."""
+
+    def place(self) -> None:
+        """Into the task root, unless it is mounted or was fetched. Raises `CodeUnreadable`."""
+        config = self._config
+        if config.code_inline:
+            code.write_inline(config.code_inline, config.handler, config.task_root)
+        elif self._zip:
+            from kappa_runtime import archive
+
+            archive.unpack_bytes(self._zip, config.task_root, config.code_archive_url)
+            self._zip = b""
 
     def fetch(self) -> launch.Child:
         """Fetch and unpack it in a process of its own, whose memory and threads end with it."""
         return launch.spawn(
             [sys.executable, "-P", "-m", "kappa_runtime.archive"],
-            dict(os.environ),
+            {**self._env, **self._config.to_env()},
             "/",
             parent_death=self._config.parent_death,
         )
 
 
 class Agent:
-    def __init__(self, config: AgentConfig, loop: EventLoop, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        loop: EventLoop,
+        env: Mapping[str, str],
+        *,
+        output: Output | None = None,
+        zipped: bytes = b"",
+        waiting: "Waiting | None" = None,
+    ) -> None:
+        """`env`: what the runtime process's variables are made from. The rest is of a pool pod: the output that it has
+        already, the code that came with the first event, the runtime process that waits."""
         self.config = config
         self.loop = loop
         self.arn = function_arn(config).encode()
-        self.code = Code(config)
+        self.code = Code(config, env, zipped)
         self.readiness = Readiness(loop)
-        self.output = Output(loop, own_stdout(), self._pause_output)
+        self.output = output or Output(loop, own_stdout(), self._pause_output)
+        self.output.on_full = self._pause_output
         self.connections: set[AgentProtocol] = set()
         self.waiting: deque[Invocation] = deque()
         """Accepted, and no runtime process has them yet."""
+        self.specialized: tuple[float, float] | None = None
+        """Until the first answer of what was a pool pod: when the request was in, and when it was found good."""
         self.in_flight = 0
         """Accepted and not answered."""
         self.draining = False
         self._drain: Drain | None = None
         self._kept: KeptAnswers | None = None
         self._env = env
+        self._ahead = waiting
         self._processes: list[RuntimeProcess] = []
         self._servers: list[Server] = []
 
@@ -173,13 +204,15 @@ class Agent:
         """Raises `errors.StartError`."""
         config = self.config
         try:
-            if config.code_inline:
-                code.write_inline(config.code_inline, config.handler, config.task_root)
+            self.code.place()
+            variables = environment.variables(config, self._env, api_port)
+            if self._ahead is not None:
+                ahead, self._ahead = self._ahead, None
+                child = ahead.become(variables, config)
+                if child is not None:
+                    return child
             return launch.spawn(
-                environment.command(config),
-                environment.variables(config, self._env, api_port),
-                config.task_root,
-                parent_death=config.parent_death,
+                environment.command(config), variables, config.task_root, parent_death=config.parent_death
             )
         except code.CodeUnreadable as error:
             raise errors.StartError(code.UNREADABLE, str(error)) from None
@@ -189,19 +222,22 @@ class Agent:
             raise errors.StartError(errors.EXIT_ERROR, f"no process can be started: {error}") from None
 
     def _add_process(self, listening: tuple[int, int] | None = None) -> RuntimeProcess:
-        index = len(self._processes)
         if listening is None:
             first = self.config.runtime_api_port
             try:
-                listening = launch.listen("127.0.0.1", first + index if first else 0)
+                listening = launch.listen("127.0.0.1", first + len(self._processes) if first else 0)
             except OSError:
                 # the function's own code may hold that port
                 listening = launch.listen("127.0.0.1", 0)
         fd, port = listening
-        process = RuntimeProcess(self, index, port)
-        self._processes.append(process)
+        process = self.new_process(port)
         limit = self.config.max_response_bytes
         self._servers.append(Server(self.loop, fd, lambda: RuntimeApiProtocol(process, limit)))
+        return process
+
+    def new_process(self, api_port: int) -> RuntimeProcess:
+        process = RuntimeProcess(self, len(self._processes), api_port)
+        self._processes.append(process)
         return process
 
     def _pause_output(self, paused: bool) -> None:
@@ -230,9 +266,7 @@ class Agent:
 
     def serve(self, start: launch.Start) -> None:
         """Until SIGTERM or SIGINT, then drain: the loop stops in the end."""
-        for number in (_signal.SIGTERM, _signal.SIGINT):
-            self.loop.add_signal_handler(number, self.drain)
-        self.loop.add_signal_handler(_signal.SIGCHLD, self._reap)
+        self._heed_signals()
         process = self._add_process((start.api_fd, start.api_port))
         if start.child is not None:
             process.adopt(start.child)
@@ -246,6 +280,24 @@ class Agent:
         self._servers.append(Server(self.loop, start.listen_fd, lambda: AgentProtocol(self, limit)))
         if launch.stop_requested:
             self.drain()
+
+    def take_over(self, servers: list[Server], api_port: int) -> RuntimeProcess:
+        """Serve with what a pool pod has already, see `specialize`; its first runtime process, which is to be started."""
+        self._heed_signals()
+        self._servers += servers
+        return self.new_process(api_port)
+
+    def _heed_signals(self) -> None:
+        for number in (_signal.SIGTERM, _signal.SIGINT):
+            self.loop.add_signal_handler(number, self.drain)
+        self.loop.add_signal_handler(_signal.SIGCHLD, self._reap)
+
+    def take_opening(self, started: float) -> bytes:
+        """What of `wire.PHASES` came before a runtime process's start, for the first answer alone."""
+        if self.specialized is None:
+            return b""
+        (began, verified), self.specialized = self.specialized, None
+        return _OPENING % ((verified - began) * 1000, (started - verified) * 1000)
 
     def drain(self) -> None:
         """Take nothing new, let what runs end, then end the runtime processes and the loop."""

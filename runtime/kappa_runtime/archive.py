@@ -6,6 +6,7 @@ their signature in the query and redirects are usual; s3 by obstore, with the fu
 """
 
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -49,6 +50,14 @@ def main() -> int:
         print(f"the archive {config.code_archive_url} cannot be unpacked into {config.task_root}: {error}")  # noqa: T201
         return 1
     return 0
+
+
+def unpack_bytes(content: bytes, task_root: str, url: str) -> None:
+    """An archive that is there already. Raises `CodeUnreadable`."""
+    try:
+        unpack(io.BytesIO(content), Path(task_root), url)
+    except OSError as error:
+        raise CodeUnreadable(f"the archive {_shown(url)} cannot be unpacked into {task_root}: {error}") from None
 
 
 def download(url: str, file: BinaryIO, pause: Callable[[float], None] = time.sleep) -> None:

@@ -23,6 +23,7 @@ REASONS: Final = {
     403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
+    409: b"Conflict",
     413: b"Payload Too Large",
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",

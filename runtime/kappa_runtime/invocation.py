@@ -8,7 +8,7 @@ from kappa_runtime.logs import LogTail
 class Answer:
     """What the gateway gets. `error` is empty, or what `X-Amz-Function-Error` says."""
 
-    __slots__ = ("body", "content_type", "duration_ms", "error", "init_ms", "log_result")
+    __slots__ = ("body", "content_type", "duration_ms", "error", "init_ms", "log_result", "opening")
 
     def __init__(
         self,
@@ -19,6 +19,7 @@ class Answer:
         duration_ms: float = 0.0,
         init_ms: float | None = None,
         log_result: bytes = b"",
+        opening: bytes = b"",
     ) -> None:
         self.body = body
         self.content_type = content_type
@@ -27,6 +28,8 @@ class Answer:
         self.init_ms = init_ms
         """How long the start of the runtime process took, on its first answer."""
         self.log_result = log_result
+        self.opening = opening
+        """With `init_ms`: the phases before it, as `wire.PHASES` begins."""
 
 
 UNHANDLED = b"Unhandled"

@@ -101,7 +101,7 @@ def begin(config: AgentConfig, env: Mapping[str, str]) -> Start | None:
             if start.child is None:
                 for fd in (listen_fd, api_fd):
                     os.close(fd)
-                _become_python(variables, config)
+                become_python(variables, config.handler, config.task_root)
                 return None
         else:
             start.child = spawn(
@@ -114,15 +114,15 @@ def begin(config: AgentConfig, env: Mapping[str, str]) -> Start | None:
     return start
 
 
-_HARMLESS = frozenset(("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONIOENCODING"))
+HARMLESS = frozenset(("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONIOENCODING"))
 
 
 def _can_fork(env: Mapping[str, str]) -> bool:
     """Python reads its PYTHON* variables when it starts: a function that brings its own gets an interpreter of its own."""
-    return not any(name.startswith("PYTHON") and name not in _HARMLESS for name in env)
+    return not any(name.startswith("PYTHON") and name not in HARMLESS for name in env)
 
 
-def _become_python(variables: Mapping[str, str], config: AgentConfig) -> None:
+def become_python(variables: Mapping[str, str], handler: str, task_root: str) -> None:
     """What a new interpreter would have made of these variables: `python -P -m kappa_runtime.python_runtime HANDLER`."""
     os.environ.clear()
     os.environ.update(variables)
@@ -136,8 +136,8 @@ def _become_python(variables: Mapping[str, str], config: AgentConfig) -> None:
         )  # as Python does with -u
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
-    sys.path.insert(0, config.task_root)
-    sys.argv[:] = [environment.__file__.replace("environment", "python_runtime"), config.handler]
+    sys.path.insert(0, task_root)
+    sys.argv[:] = [environment.__file__.replace("environment", "python_runtime"), handler]
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 

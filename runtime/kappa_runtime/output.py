@@ -46,7 +46,7 @@ class Output:
     def __init__(self, loop: "EventLoop", fd: int, on_full: Callable[[bool], None]) -> None:
         self._loop = loop
         self._fd = fd
-        self._on_full = on_full
+        self.on_full = on_full
         self._pending: list[bytes] = []
         self._size = 0
         self._line_start = True
@@ -118,10 +118,10 @@ class Output:
     def _tell_full(self) -> None:
         if self._size > HIGH_WATER and not self.full:
             self.full = True
-            self._on_full(True)
+            self.on_full(True)
         elif self._size < LOW_WATER and self.full:
             self.full = False
-            self._on_full(False)
+            self.on_full(False)
 
 
 class Pipe:
@@ -166,6 +166,12 @@ class Pipe:
         if self._held:
             held, self._held = self._held, b""
             self._output.write(held)
+
+    def release(self) -> None:
+        """Read no more of it; the descriptor is somebody else's from now on."""
+        self.end_line()
+        self.pause(True)
+        self._fd = -1
 
     def close(self) -> None:
         self.end_line()

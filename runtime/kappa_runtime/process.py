@@ -238,6 +238,7 @@ class RuntimeProcess:
         self.state = State.RETURNING
         duration_ms = (time.perf_counter() - invocation.started) * 1000
         init_ms, self._init_unreported = self._init_unreported, None
+        opening = b"" if init_ms is None else self._agent.take_opening(self._started)
         log_result = self._journal.end(invocation, duration_ms, init_ms=init_ms, status=status, error_type=error_type)
         self._agent.finish(
             invocation,
@@ -248,6 +249,7 @@ class RuntimeProcess:
                 duration_ms=duration_ms,
                 init_ms=init_ms,
                 log_result=log_result,
+                opening=opening,
             ),
         )
 

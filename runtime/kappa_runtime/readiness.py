@@ -15,6 +15,8 @@ class Readiness:
     def __init__(self, loop: "EventLoop") -> None:
         self.state = wire.INITIALIZING
         self.init_error: dict[str, object] | None = None
+        self.whose: dict[str, object] = {}
+        """In every answer: of a pool pod, which Function's it has become."""
         self._init_ms = 0.0
         self._loop = loop
         self._waiting: dict[AgentProtocol, TimerHandle] = {}
@@ -33,6 +35,19 @@ class Readiness:
         self.state = wire.INIT_FAILED
         self.init_error = error
         self._tell()
+
+    def waits_in_pool(self, waits: bool) -> None:
+        """Of a pool pod that is nobody's: whether its runtime process waits."""
+        self.state = wire.POOL if waits else wire.INITIALIZING
+        if waits:
+            self._tell()
+
+    def pass_on(self, other: "Readiness") -> None:
+        """Those who wait get the other's answer, as it is now: the pod has become a Function's."""
+        waiting, self._waiting = self._waiting, {}
+        for caller, timer in waiting.items():
+            timer.cancel()
+            other.answer(caller, 0)
 
     def draining(self) -> None:
         self.state = wire.DRAINING
@@ -61,12 +76,15 @@ class Readiness:
             self._send(caller)
 
     def _send(self, caller: "AgentProtocol") -> None:
-        if self.state == wire.READY:
+        if self.state == wire.READY and not self.whose:
             caller.respond_json(200, b'{"state": "ready", "initDurationMs": %.1f}' % self._init_ms)
             return
         import json
 
-        body: dict[str, object] = {"state": self.state}
+        body: dict[str, object] = {"state": self.state, **self.whose}
         if self.state == wire.INIT_FAILED and self.init_error is not None:
             body |= self.init_error
-        caller.respond_json(503, json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace"))
+        elif self.state == wire.READY:
+            body["initDurationMs"] = round(self._init_ms, 1)
+        status = 200 if self.state in (wire.READY, wire.POOL) else 503
+        caller.respond_json(status, json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace"))

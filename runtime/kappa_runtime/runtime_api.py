@@ -11,8 +11,23 @@ from kappa_core import wire
 from kappa_runtime.http_protocol import HttpProtocol, Request
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from kappa_runtime.invocation import Invocation
-    from kappa_runtime.process import RuntimeProcess
+
+    class Runtime(Protocol):
+        """Whose Runtime API it is: `process.RuntimeProcess`, or `waiting.Waiting` before it is a function's."""
+
+        @property
+        def connections(self) -> "set[RuntimeApiProtocol]": ...
+        def on_next(self, connection: "RuntimeApiProtocol") -> None: ...
+        def on_init_error(self, body: bytes, error_type: str) -> bool: ...
+        def is_running(self, request_id: str) -> bool: ...
+        def on_response(self, body: bytes, content_type: bytes) -> None: ...
+        def on_error(self, body: bytes, error_type: str) -> None: ...
+        def on_response_too_large(self, size: int) -> None: ...
+        def on_connection_lost(self, connection: "RuntimeApiProtocol") -> None: ...
+
 
 _BASE: Final = f"/{wire.RUNTIME_API_VERSION}/runtime/".encode()
 _NEXT: Final = _BASE + b"invocation/next"
@@ -30,8 +45,11 @@ class RuntimeApiProtocol(HttpProtocol):
     MAX_HEAD = 2 * 1024 * 1024
     """awslambdaric puts up to 1 MiB of trace into a header of its errors."""
 
-    def __init__(self, process: "RuntimeProcess", max_body: int) -> None:
+    def __init__(self, process: "Runtime", max_body: int) -> None:
         super().__init__(max_body)
+        self.belong_to(process)
+
+    def belong_to(self, process: "Runtime") -> None:
         self._process = process
         process.connections.add(self)
 

@@ -5,7 +5,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from kappa_core import wire
+from kappa_core import phases, wire
 from kappa_runtime.http_protocol import HttpProtocol, Request
 from kappa_runtime.invocation import Answer, Invocation
 from kappa_runtime.logs import LogTail
@@ -13,6 +13,7 @@ from kappa_runtime.logs import LogTail
 if TYPE_CHECKING:
     from kappa_runtime.agent import Agent
     from kappa_runtime.kept import Kept
+    from kappa_runtime.readiness import Readiness
 
 _INVOKE_PREFIX: Final = b"/2015-03-31/functions/"
 _INVOKE_SUFFIX: Final = b"/invocations"
@@ -37,6 +38,7 @@ _HEAD: Final = (
 ).encode()
 _ERROR: Final = f"{wire.FUNCTION_ERROR}: %b\r\n".encode()
 _INIT: Final = f"{wire.INIT_DURATION_MS}: %.2f\r\n".encode()
+_PHASES: Final = f"{wire.PHASES}: %b{phases.INIT}=%.2f,{phases.RUN}=%.2f\r\n".encode()
 _LOG: Final = f"{wire.LOG_RESULT}: %b\r\n".encode()
 _PROCESSING: Final = b"HTTP/1.1 102 Processing\r\n\r\n"
 _REFUSED: Final = f"Content-Type: application/json\r\n{wire.REFUSED}: %b\r\n".encode()
@@ -73,13 +75,13 @@ class AgentProtocol(HttpProtocol):
             request.keep_alive = False
         if path.startswith(_INVOKE_PREFIX) and path.endswith(_INVOKE_SUFFIX):
             if request.method != b"POST":
-                self._fail(405, "MethodNotAllowed", "invocations are POST requests")
+                self.fail(405, "MethodNotAllowed", "invocations are POST requests")
             elif request.too_large:
-                self._fail(413, "RequestTooLarge", f"the event is over {self.max_body} bytes")
+                self.fail(413, "RequestTooLarge", f"the event is over {self.max_body} bytes")
             else:
-                self._invoke(request)
+                self.invoke(request)
         elif path == _READY:
-            self._ready(request)
+            self.answer_ready(request, self._agent.readiness)
         elif path == _HEALTH:
             self.respond_json(200, b'{"status":"ok"}')
         elif path == _DRAIN:
@@ -87,12 +89,16 @@ class AgentProtocol(HttpProtocol):
         elif path.startswith(_KEPT):
             self._find_kept(request)
         else:
-            self._fail(
-                404,
-                "NotFound",
-                f"the agent has no {path.decode(errors='replace')}: it serves {wire.INVOKE_PATH}, {wire.READY_PATH},"
-                f" {wire.HEALTH_PATH} and {wire.KEPT_PATH}",
-            )
+            self.handle_other(request)
+
+    def handle_other(self, request: Request) -> None:
+        path = request.path
+        self.fail(
+            404,
+            "NotFound",
+            f"the agent has no {path.decode(errors='replace')}: it serves {wire.INVOKE_PATH}, {wire.READY_PATH},"
+            f" {wire.HEALTH_PATH} and {wire.KEPT_PATH}",
+        )
 
     def error_body(self, status: int, message: str) -> bytes:
         from kappa_runtime import errors
@@ -101,7 +107,7 @@ class AgentProtocol(HttpProtocol):
 
     # invocations
 
-    def _invoke(self, request: Request) -> None:
+    def invoke(self, request: Request) -> None:
         agent = self._agent
         if _ATTEMPT in request.headers:
             self._invoke_event(request)
@@ -113,11 +119,19 @@ class AgentProtocol(HttpProtocol):
         try:
             invocation = read_invocation(request, self)
         except BadRequest as error:
-            self._fail(400, "InvalidRequest", str(error))
+            self.fail(400, "InvalidRequest", str(error))
             return
         if not invocation.arn:
             invocation.arn = agent.arn
         agent.submit(invocation)
+
+    def check_invocation(self, request: Request, request_id: str) -> None:
+        """Whether `invoke` will take it; it gets this id. Raises `BadRequest`."""
+        if request.headers.setdefault(_REQUEST_ID, request_id.encode()) != request_id.encode():
+            raise BadRequest(f"{wire.REQUEST_ID}: not the id that was signed")
+        read_invocation(request, self)
+        if _ATTEMPT in request.headers:
+            read_attempt(request.headers[_ATTEMPT])
 
     def answer(self, invocation: Invocation, answer: Answer) -> None:
         if self._agent.draining:
@@ -142,7 +156,7 @@ class AgentProtocol(HttpProtocol):
             invocation = read_invocation(request, self)
             key = invocation.request_id, read_attempt(request.headers[_ATTEMPT])
         except BadRequest as error:
-            self._fail(400, "InvalidRequest", str(error))
+            self.fail(400, "InvalidRequest", str(error))
             return
         kept = agent.kept.find(key)
         if kept is not None:
@@ -167,9 +181,9 @@ class AgentProtocol(HttpProtocol):
             forgotten = kept is not None and self._agent.kept.forget(kept)
             self.respond_json(200, b'{"forgotten": true}' if forgotten else b'{"forgotten": false}')
         elif request.method != b"GET":
-            self._fail(405, "MethodNotAllowed", f"{wire.KEPT_PATH}REQUEST_ID/ATTEMPT: GET or DELETE")
+            self.fail(405, "MethodNotAllowed", f"{wire.KEPT_PATH}REQUEST_ID/ATTEMPT: GET or DELETE")
         elif kept is None:
-            self._fail(
+            self.fail(
                 404,
                 "NotKept",
                 f"nothing is known of attempt {attempt} of {request_id}: it did not run in this pod, or its answer was seen"
@@ -194,15 +208,15 @@ class AgentProtocol(HttpProtocol):
 
     # readiness
 
-    def _ready(self, request: Request) -> None:
+    def answer_ready(self, request: Request, readiness: "Readiness") -> None:
         try:
             wait = read_wait(request.query)
         except ValueError:
-            self._fail(400, "InvalidRequest", f"{wire.READY_PATH}?wait=SECONDS: a number, such as 0.5")
+            self.fail(400, "InvalidRequest", f"{wire.READY_PATH}?wait=SECONDS: a number, such as 0.5")
             return
-        self._agent.readiness.answer(self, wait)
+        readiness.answer(self, wait)
 
-    def _fail(self, status: int, error_type: str, message: str) -> None:
+    def fail(self, status: int, error_type: str, message: str) -> None:
         from kappa_runtime import errors
 
         self.respond_json(status, errors.body(error_type, message))
@@ -215,6 +229,7 @@ def answer_head(invocation: Invocation, answer: Answer) -> bytes:
         head += _ERROR % answer.error
     if answer.init_ms is not None:
         head += _INIT % answer.init_ms
+        head += _PHASES % (answer.opening, answer.init_ms, answer.duration_ms)
     if answer.log_result:
         head += _LOG % answer.log_result
     return head

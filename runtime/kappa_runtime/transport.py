@@ -39,6 +39,10 @@ class Server:
         self._open = True
         loop.add_reader(fd, self._accept)
 
+    def hand_to(self, factory: "Callable[[], Protocol]") -> None:
+        """Who has the connections from now on."""
+        self._factory = factory
+
     def close(self) -> None:
         """Take no more connections; those there are go on."""
         if self._open:

@@ -1,0 +1,181 @@
+"""The runtime process of a pool pod, started ahead: it imports and rehearses, then waits to be told what it is.
+
+    python -m kappa_runtime.ahead ORDER_FD API_PORT RUNTIME TASK_ROOT MODULES
+
+What it is told is an *order* on the pipe ORDER_FD: variables, handler, task root. From then on it is the process that
+`launch.begin` forks for a Function. The pool's agent forks its first one, which so shares the agent's memory; one that
+has died is replaced by the command above.
+
+What a function sees must be what it sees after an ordinary start. So what was imported ahead and is now in the way of the
+function's own modules is taken back, and what was made of environment variables is made again.
+"""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import sys
+
+from kappa_runtime import launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+REHEARSAL = "kappa_rehearsal"
+"""The module of the rehearsal; the request id of its invocation, too."""
+_CODE = "import json\n\n\ndef handler(event, context):\n    return {'hello': event.get('name', 'world'), 'id': context.aws_request_id}\n"
+
+
+class Start:
+    """A process that was started ahead, and the end of the pipe for its order."""
+
+    __slots__ = ("child", "order_fd")
+
+    def __init__(self, child: launch.Child, order_fd: int) -> None:
+        self.child = child
+        self.order_fd = order_fd
+
+
+def order_pipe() -> tuple[int, int]:
+    """Its read end, its write end. Writing never blocks: an order that the pipe does not hold (64 KiB) is none."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(write_end, False)
+    return read_end, write_end
+
+
+class Imported:
+    """What the process imported: `base`, as an ordinary start does before the function's code, and more ahead."""
+
+    def __init__(self) -> None:
+        self._base = frozenset(sys.modules)
+
+    def make_way(self, task_root: str) -> None:
+        """Forget what was imported ahead where the function has a module of that name, as it would come first."""
+        try:
+            own = {name.partition(".")[0] for name in os.listdir(task_root)}
+        except OSError:
+            return
+        in_the_way = own & sys.modules.keys()
+        if in_the_way:
+            for name in [name for name in sys.modules if name.partition(".")[0] in in_the_way]:
+                if name not in self._base:
+                    del sys.modules[name]
+
+
+def import_client(runtime: str, api_port: int) -> Imported:
+    """Lambda's client. It reads these variables when it is imported."""
+    os.environ["AWS_LAMBDA_RUNTIME_API"] = f"127.0.0.1:{api_port}"
+    os.environ["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{runtime}"
+    from kappa_runtime import python_runtime  # noqa: F401
+
+    for name in ("AWS_LAMBDA_RUNTIME_API", "AWS_EXECUTION_ENV"):
+        del os.environ[name]
+    return Imported()
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """One that cannot be imported is told of, and left out."""
+    import importlib
+
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            reason = " ".join(str(error).split())
+            print(f"kappa: pool: {name} cannot be imported ahead: {type(error).__name__}: {reason}", file=sys.stderr)  # noqa: T201
+
+
+def rehearse(task_root: str) -> None:
+    """Once through all that stands between an order and its answer, with a function of its own: memory that a fork
+    shares is copied now, the connection to the Runtime API opened, and the agent knows that this process waits."""
+    import importlib
+
+    from awslambdaric import bootstrap
+    from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
+
+    path = os.path.join(task_root, f"{REHEARSAL}.py")
+    written = False
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(_CODE)
+        written = True
+        sys.path.insert(0, task_root)
+        handler = importlib.import_module(REHEARSAL).handler
+    except (OSError, ImportError):
+        # a task root that cannot be written to: the code that comes will say so
+        def handler(event: object, context: object) -> object:
+            return event
+    finally:
+        sys.modules.pop(REHEARSAL, None)
+        if task_root in sys.path:
+            sys.path.remove(task_root)
+        sys.path_importer_cache.pop(task_root, None)
+        if written:
+            os.unlink(path)
+    client = LambdaRuntimeClient(os.environ.get("AWS_LAMBDA_RUNTIME_API", ""))
+    request = client.wait_next_invocation()
+    bootstrap.handle_event_request(
+        client,
+        handler,
+        request.invoke_id,
+        request.event_body,
+        request.content_type,
+        request.client_context,
+        request.cognito_identity,
+        request.invoked_function_arn,
+        request.deadline_time_in_ms,
+        request.tenant_id,
+        None,
+    )
+
+
+def order(variables: dict[str, str], handler: str, task_root: str) -> bytes:
+    return marshal.dumps((variables, handler, task_root))
+
+
+def wait(order_fd: int, imported: Imported) -> bool:
+    """Until the order comes; then this is the function's process. False: the agent has ended, there will be none."""
+    parts = []
+    while part := os.read(order_fd, 65536):
+        parts.append(part)
+    os.close(order_fd)
+    if not parts:
+        return False
+    variables, handler, task_root = marshal.loads(b"".join(parts))  # noqa: S302 - the agent wrote it
+    launch.become_python(variables, handler, task_root)
+    imported.make_way(task_root)
+    if "AWS_LAMBDA_LOG_FORMAT" in variables or "AWS_LAMBDA_LOG_LEVEL" in variables:
+        import importlib
+
+        from awslambdaric import bootstrap
+
+        importlib.reload(bootstrap)
+    return True
+
+
+def live(order_fd: int, task_root: str, modules: Iterable[str], imported: Imported) -> bool:
+    """All that comes before the function; see `wait` for what it says."""
+    import_modules(modules)
+    rehearse(task_root)
+    gc.collect()
+    gc.freeze()
+    return wait(order_fd, imported)
+
+
+def main() -> int:
+    gc.disable()
+    order_fd, api_port, runtime, task_root, modules = sys.argv[1:]
+    imported = import_client(runtime, int(api_port))
+    if not live(int(order_fd), task_root, filter(None, modules.split(",")), imported):
+        return 0
+    from kappa_runtime import python_runtime
+
+    sys.modules["__main__"] = python_runtime
+    python_runtime.main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

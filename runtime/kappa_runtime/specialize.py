@@ -1,0 +1,92 @@
+"""How a pool pod becomes a Function's: a request is found good, and the agent is made that it asks for."""
+
+import base64
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from nacl.exceptions import CryptoError
+from nacl.signing import VerifyKey
+
+from kappa_core import names, specialize, wire
+from kappa_core.specialize import Malformed, Received, Refused
+from kappa_runtime import launch
+from kappa_runtime.agent import Agent
+from kappa_runtime.http_protocol import Request
+from kappa_runtime.runtime_api import RuntimeApiProtocol
+
+if TYPE_CHECKING:
+    from kappa_runtime.pool_server import Pool
+
+
+def verifier(public_key: str) -> Callable[[bytes, bytes], bool]:
+    """(message, signature) → whether this Ed25519 key, base64, made it. Raises `ValueError` for what is no key."""
+    try:
+        key = VerifyKey(base64.b64decode(public_key, validate=True))
+    except (ValueError, CryptoError) as error:
+        raise ValueError(f"KAPPA_POOL_PUBLIC_KEY is no Ed25519 key of 32 bytes in base64: {error}") from None
+
+    def verify(message: bytes, signature: bytes) -> bool:
+        try:
+            key.verify(message, signature)
+        except (ValueError, CryptoError):
+            return False
+        return True
+
+    # once, so that the first request finds it all in memory
+    verify(b"", bytes(64))
+    return verify
+
+
+def read(pool: "Pool", request: Request) -> Received:
+    """Raises `Malformed` and `Refused`."""
+    config = pool.config
+    received = specialize.read(
+        request.body, pod_uid=config.pod_uid, now=time.time(), agent_started=pool.started, verify=pool.verify
+    )
+    asked = received.specialization.config
+    if asked.runtime != config.runtime:
+        raise Refused(wire.REFUSED_OTHER_POD, f"the runtime is {asked.runtime!r}, this pod's is {config.runtime!r}")
+    if asked.sidecar:
+        raise Malformed("an image's agent is no pool pod")
+    return received
+
+
+def become_agent(pool: "Pool", received: Received, began: float) -> None:
+    """From now on `pool.agent` serves, and its runtime process starts. `began`: when the request was in, by `perf_counter`."""
+    specialization = received.specialization
+    config = specialization.config.replace(**pool.config.own())
+    if not _suits_running_interpreter(specialization.env, pool.env):
+        pool.waiting.give_up()
+    agent = Agent(
+        config,
+        pool.loop,
+        {**pool.env, **specialization.env},
+        output=pool.output,
+        zipped=received.code,
+        waiting=pool.waiting,
+    )
+    agent.readiness.whose = {
+        "function": names.function_key(config.function_namespace, config.function_name),
+        "revision": specialization.revision,
+    }
+    agent.specialized = began, time.perf_counter()
+    pool.agent = agent
+    for caller in pool.connections:
+        caller.belong_to(agent)
+    pool.connections.clear()
+    pool.readiness.pass_on(agent.readiness)
+    process = agent.take_over([pool.server, pool.api_server], pool.api_port)
+    limit = config.max_response_bytes
+    pool.api_server.hand_to(lambda: RuntimeApiProtocol(process, limit))
+    for connection in pool.waiting.connections:
+        connection.belong_to(process)
+    process.start(within_invocation=False)
+
+
+def _suits_running_interpreter(own: dict[str, str], pool: Mapping[str, str]) -> bool:
+    """Whether a process whose interpreter has started with the pool's variables is as good as one with the Function's."""
+    return not any(
+        specialize.is_read_at_start(name) and name not in launch.HARMLESS and pool.get(name) != value
+        for name, value in own.items()
+    )
