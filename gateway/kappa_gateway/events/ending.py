@@ -4,13 +4,16 @@ An event ends in this order: what its destinations hear of is put into the queue
 letter, its final record is saved, and only then it leaves its lane. Whoever dies in between leaves an event that is
 handed out again: without a final record all of it is done again, with ids that make the repetition harmless; with one
 it just leaves. While the queue is away each step waits for it, and the event stays in hand.
+
+While the queue is full each step waits for room, which only events that end can make. So what succeeded leaves its lane
+first then, and its record is saved as soon as there is room: a gateway that dies in between costs the outcome, no event.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kappa_core import destinations
 from kappa_core.errors import QueueFull
@@ -29,6 +32,8 @@ logger = logging.getLogger(__name__)
 FULL_PATIENCE: Final = 60.0
 """Seconds for which a destination's lane that is full is tried again; then what was to go there is buried."""
 FULL_PAUSE: Final = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ class Endings:
             next_attempt=now + verdict.delay,
             error=tried.error,
         )
-        await self._outage.through(lambda: self._queue.save(record))
+        await self._with_room(lambda: self._queue.save(record))
         await self._outage.through(lambda: self._queue.retry(lease, verdict.delay))
         self._metrics_of(event).retry(tried.reason)
 
@@ -144,8 +149,18 @@ class Endings:
         if condition is not Condition.SUCCESS:
             error = tried.error or {"errorType": "Kappa.Unknown", "errorMessage": "the event failed"}
             await self.bury(DeadEvent(event, condition, attempts, error, now))
-        await self._outage.through(lambda: self._queue.save(self._final(event, status, attempts, tried, error, now)))
-        await self._outage.through(lambda: self._queue.done(lease))
+        record = self._final(event, status, attempts, tried, error, now)
+        try:
+            await self._outage.through(lambda: self._queue.save(record))
+        except QueueFull:
+            if condition is Condition.SUCCESS:
+                await self.leave(lease)
+                await self._with_room(lambda: self._queue.save(record))
+            else:
+                await self._with_room(lambda: self._queue.save(record))
+                await self.leave(lease)
+        else:
+            await self.leave(lease)
         self._metrics_of(event).end(status)
 
     def _final(
@@ -218,8 +233,20 @@ class Endings:
             else:
                 return
 
+    async def _with_room(self, step: Callable[[], Awaitable[T]]) -> T:
+        """The result of `step`, which may be repeated, once the queue has room for it."""
+        told = False
+        while True:
+            try:
+                return await self._outage.through(step)
+            except QueueFull as error:
+                if not told:
+                    told = True
+                    logger.warning("an event stays in hand until there is room: %s", error.message)
+            await asyncio.sleep(FULL_PAUSE)
+
     async def bury(self, dead: DeadEvent) -> None:
-        await self._outage.through(lambda: self._queue.bury(dead))
+        await self._with_room(lambda: self._queue.bury(dead))
         self._metrics_of(dead.event).bury(dead.condition)
         logger.info(
             "an event went to the dead letter",

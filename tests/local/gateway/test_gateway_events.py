@@ -10,7 +10,8 @@ import pytest
 from kappa_core.event import Condition, Event, Kind, Lane, Record, Status
 from kappa_core.function.status import Condition as ReadyCondition
 from kappa_core.function.status import FunctionStatus
-from kappa_gateway.queue.protocol import QueueUnavailable
+from kappa_gateway.events import ending
+from kappa_gateway.queue.protocol import QueueFull, QueueUnavailable
 
 FAST = {
     "event_retry_delays": [0.05, 0.1],
@@ -560,6 +561,66 @@ async def test_while_the_queue_is_away_events_stay_in_hand_and_are_seen_to_after
         assert len([request for request in pod.requests if "kappa-attempt" in request.headers]) == 1
         said = [record for record in caplog.records if "queue cannot be reached" in record.message]
         assert len(said) == 1
+
+
+async def test_in_a_full_queue_success_makes_room_and_nothing_is_run_again(asynchronous, tools, monkeypatch):
+    monkeypatch.setattr(ending, "FULL_PAUSE", 0.05)
+    script = Script(tools, tools.response(b'"done"'))
+    async with asynchronous() as run:
+        queue = run.gateway.events.queue
+        save, done = queue.save, queue.done
+        steps = []
+
+        async def save_if_there_is_room(record):
+            if record.status.final:
+                steps.append("save")
+                if "done" not in steps:
+                    raise QueueFull("the disk is full")
+            await save(record)
+
+        async def note_done(lease):
+            await done(lease)
+            steps.append("done")
+
+        monkeypatch.setattr(queue, "save", save_if_there_is_room)
+        monkeypatch.setattr(queue, "done", note_done)
+        await run.add_pod(script)
+        request_id = await send(run)
+        assert (await final_record(run, request_id)).result == '"done"'
+        await lanes_are_empty(run)
+    assert steps == ["save", "done", "save"]
+    assert len(script.attempts) == 1
+
+
+async def test_in_a_full_queue_a_failed_event_waits_for_room_in_the_dead_letter(asynchronous, tools, monkeypatch):
+    monkeypatch.setattr(ending, "FULL_PAUSE", 0.05)
+    script = Script(tools, failure(tools))
+    async with asynchronous() as run:
+        queue = run.gateway.events.queue
+        bury, save = queue.bury, queue.save
+        full = {"save": 3, "bury": 3}
+
+        async def bury_if_there_is_room(event):
+            if full["bury"]:
+                full["bury"] -= 1
+                raise QueueFull("the disk is full")
+            await bury(event)
+
+        async def save_if_there_is_room(record):
+            if record.status.final and full["save"]:
+                full["save"] -= 1
+                raise QueueFull("the disk is full")
+            await save(record)
+
+        monkeypatch.setattr(queue, "bury", bury_if_there_is_room)
+        monkeypatch.setattr(queue, "save", save_if_there_is_room)
+        await run.add_pod(script)
+        request_id = await send(run)
+        assert (await final_record(run, request_id)).status is Status.FAILED
+        assert (await dead(run, request_id)).event.id == request_id
+        await lanes_are_empty(run)
+    assert len(script.attempts) == 3
+    assert full == {"save": 0, "bury": 0}
 
 
 async def test_a_bug_ends_neither_the_gateway_nor_the_lane(asynchronous, tools, monkeypatch):
