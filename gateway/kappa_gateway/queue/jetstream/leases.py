@@ -89,19 +89,22 @@ class Leases:
                     link = None  # the next heartbeat may be in time
 
     async def done(self, lease: Lease) -> None:
-        """Not confirmed: an acknowledgement that is lost costs another hand-out, which finds the final record."""
-        self._release(lease)
-        await self._connection.send(lease.token.reply, ACK, deadline=self._connection.deadline())
+        await self._tell(lease, ACK)
 
     async def retry(self, lease: Lease, delay: float) -> None:
-        """Confirmed: without its delay the event would come again when the lease ends."""
-        self._release(lease)
-        body = NAK if delay <= 0 else NAK + b" " + json.dumps({"delay": nanoseconds(delay)}).encode()
+        # A server that restarts keeps the delay, to within a second or so.
+        await self._tell(lease, NAK if delay <= 0 else NAK + b" " + json.dumps({"delay": nanoseconds(delay)}).encode())
+
+    async def _tell(self, lease: Lease, what: bytes) -> None:
+        """Confirmed by the server. The lease is this gateway's until then."""
+        token: Token = lease.token
         try:
-            await self._connection.ask(lease.token.reply, body, deadline=self._connection.deadline())
+            await self._connection.ask(token.reply, what, deadline=self._connection.deadline())
         except NoResponders:
-            # Its consumer is gone, and with it what was handed out: the next consumer hands all of it out again.
-            logger.warning("event %s comes again at once: its consumer is gone", lease.event.id)
+            # The lane is gone and the event with it, or its consumer, and the next one hands out all that is there.
+            logger.info("event %s: its lane, or what takes from it, was made anew meanwhile", lease.event.id)
+        if self._held.get(token.key) is lease:
+            del self._held[token.key]
 
     def prune(self) -> None:
         """Forget leases that ran out."""
@@ -109,10 +112,6 @@ class Leases:
         for key, lease in list(self._held.items()):
             if not self._alive(lease, now):
                 del self._held[key]
-
-    def _release(self, lease: Lease) -> None:
-        if self._held.get(lease.token.key) is lease:
-            del self._held[lease.token.key]
 
     def _alive(self, lease: Lease, now: float) -> bool:
         return bool(now < lease.token.alive_at + self._settings.queue_lease)
@@ -160,6 +159,7 @@ class Leases:
         # With a key, the same id may have come and gone before; the server knows so for its window.
         known_for = self._keyed_after if event.keyed else 0
         fresh = delivery.hand_outs == 1 and delivery.stored_at - known_for > stream.remembers_since and not again
-        lease = Lease(event, delivery.hand_outs, fresh, delivery.pending, Token(key, message.reply, now))
+        counted = delivery.stored_at > stream.remembers_since
+        lease = Lease(event, delivery.hand_outs, fresh, delivery.pending, counted, Token(key, message.reply, now))
         self._held[key] = lease
         return lease
