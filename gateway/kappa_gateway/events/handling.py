@@ -106,9 +106,7 @@ class Handling:
                 return
             if record is not None:
                 self.before = Before(record.attempts, record.postponements, record.error)
-            ask = self.lease.hand_outs > 1 and not (
-                record is not None and record.status is Status.RETRYING and record.hand_outs == self.lease.hand_outs - 1
-            )
+            ask = self._may_have_been_tried(record)
         function = self._function = events.gateway.registry.get(event.lane.namespace, event.lane.function)
         policy = events.policy(function)
         if expired(now=events.clock(), received_at=event.received_at, policy=policy):
@@ -140,6 +138,16 @@ class Handling:
                 self._attempt.seen_to()
             if self._answer is not None:
                 self._answer.seen_to()
+
+    def _may_have_been_tried(self, record: Record | None) -> bool:
+        """Whether a try may have begun of which the record says nothing."""
+        if not self.lease.counted:
+            # Such as NATS' after its sudden death: it hands out for the first time what a gateway had in hand.
+            return True
+        nobody_since = (
+            record is not None and record.status is Status.RETRYING and record.hand_outs == self.lease.hand_outs - 1
+        )
+        return self.lease.hand_outs > 1 and not nobody_since
 
     async def _record(self) -> Record | None:
         event = self.lease.event

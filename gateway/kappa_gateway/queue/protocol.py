@@ -37,6 +37,8 @@ class Lease:
     """Certain that nobody has tried or finished this event before. False costs a look at its record, no more."""
     waiting: int
     """How many more of its lane could be taken when it was handed out."""
+    counted: bool = True
+    """False: the queue may have forgotten hand-outs, so that nothing follows from their number."""
     token: Any = field(default=None, repr=False)
     """The adapter's own (`Any`: nobody else looks into it)."""
 

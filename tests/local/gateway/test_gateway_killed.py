@@ -1,4 +1,5 @@
-"""A gateway with a real queue and real agents is killed again and again: its pods live on, and nothing runs twice."""
+"""A gateway with a real queue and real agents is killed again and again, and its NATS with it: its pods live on, and nothing
+runs twice."""
 
 import asyncio
 import json
@@ -8,6 +9,7 @@ import sys
 from collections import Counter
 
 import pytest
+from nats_server import NatsServer
 
 from kappa_core.agent_config import AgentConfig
 
@@ -86,7 +88,7 @@ class Killable:
     """A gateway in a process of its own, started anew after each kill."""
 
     def __init__(self, queue, ports):
-        self._arguments = [f"sqlite:{queue}", *map(str, ports)]
+        self._arguments = [queue, *map(str, ports)]
         self._process = None
         self.port = 0
 
@@ -128,10 +130,41 @@ class Killable:
             return None
 
 
+@pytest.fixture
+def nats(tmp_path):
+    server = NatsServer(tmp_path / "nats")
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.mark.parametrize("seed", [1])
 async def test_no_event_runs_twice_and_none_is_lost(agents, tmp_path, seed):
-    chosen = random.Random(seed)
-    gateway = Killable(tmp_path / "queue.sqlite", agents)
+    gateway = Killable(f"sqlite:{tmp_path}/queue.sqlite", agents)
+
+    async def kill_and_start(chosen):
+        await gateway.kill()
+        await gateway.start()
+
+    await storm(gateway, random.Random(seed), kill_and_start, tmp_path / "runs")
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_no_event_runs_twice_when_nats_is_killed_too(agents, nats, tmp_path, seed):
+    """A server that is killed forgets its last hand-outs: what it then hands out for the first time may have run."""
+    gateway = Killable(nats.url, agents)
+
+    async def kill_and_start(chosen):
+        await asyncio.to_thread(nats.kill)
+        await asyncio.sleep(chosen.uniform(0, 0.3))
+        await gateway.kill()
+        await asyncio.to_thread(nats.start)
+        await gateway.start()
+
+    await storm(gateway, random.Random(seed), kill_and_start, tmp_path / "runs")
+
+
+async def storm(gateway, chosen, kill_and_start, runs):
     await gateway.start()
     ids = {}
 
@@ -159,8 +192,7 @@ async def test_no_event_runs_twice_and_none_is_lost(agents, tmp_path, seed):
         submitting = asyncio.create_task(submit())
         for _ in range(KILLS):
             await asyncio.sleep(chosen.uniform(0.3, 1.2))
-            await gateway.kill()
-            await gateway.start()
+            await kill_and_start(chosen)
         await submitting
         assert len(set(ids.values())) == EVENTS
 
@@ -179,5 +211,5 @@ async def test_no_event_runs_twice_and_none_is_lost(agents, tmp_path, seed):
                 await asyncio.sleep(0.2)
     finally:
         await gateway.kill()
-    counted = Counter(map(int, (tmp_path / "runs").read_text().split()))
+    counted = Counter(map(int, runs.read_text().split()))
     assert counted == dict.fromkeys(range(EVENTS), 1)

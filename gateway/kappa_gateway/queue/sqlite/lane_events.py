@@ -96,7 +96,7 @@ def take(connection: sqlite3.Connection, lane: Lane, count: int, now: float, lea
         ).fetchone()
         event = Event(event_id, lane, payload, received_at, json.loads(attributes), bool(keyed))
         fresh = hand_outs == 0 and not _has_record(connection, lane, event_id)
-        leases.append(Lease(event, hand_outs + 1, fresh, waiting, Held(seq, hand_outs + 1, due_at)))
+        leases.append(Lease(event, hand_outs + 1, fresh, waiting, token=Held(seq, hand_outs + 1, due_at)))
     return Taken(leases, None)
 
 
