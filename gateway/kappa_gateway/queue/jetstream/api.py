@@ -1,4 +1,4 @@
-"""JetStream's API over a `Connection`: JSON requests, and its errors as ours.
+"""JetStream's API over a `Link` or a `Connection`: JSON requests, and its errors as ours.
 
 https://docs.nats.io/reference/reference-protocols/nats_api_reference; the codes are the server's `errors.json`.
 """
@@ -18,8 +18,6 @@ from kappa_gateway.settings import Settings
 NOT_FOUND: Final = 404
 NAME_IN_USE: Final = 10058
 """A stream of this name has other settings."""
-NO_MESSAGE: Final = 10037
-STREAM_NOT_FOUND: Final = 10059
 STORE_FAILED: Final = 10077
 _NO_SPACE: Final = frozenset({10002, 10023, 10028, 10047, 10052, STORE_FAILED})
 """The account's or the server's storage is used up, or the stream's own limit."""

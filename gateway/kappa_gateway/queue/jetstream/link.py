@@ -19,6 +19,7 @@ from kappa_gateway.settings import Settings
 logger = logging.getLogger(__name__)
 
 REFUSALS: Final = 5
+"""Tries until a server that only closes the connection is believed to give no reason."""
 HEARTBEAT: Final = 2.0
 """Seconds between two looks whether the server still answers."""
 MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
