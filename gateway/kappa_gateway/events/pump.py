@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from kappa_core.errors import QueueUnavailable
 from kappa_core.event import Kind, Lane, Trouble
-from kappa_core.metrics import InvocationType
 from kappa_gateway.events import room
 from kappa_gateway.events.handling import Handling
 from kappa_gateway.events.tries import Tried
-from kappa_gateway.exchange import Exchange
 from kappa_gateway.queue.protocol import Lease
 from kappa_gateway.state import FunctionState
 
@@ -192,8 +190,9 @@ class Pump:
                 free += max(pod.limit - pod.outstanding, 0)
             elif pod.outstanding:
                 slots += pod.outstanding
-        callers = any(not _is_event(ticket) for ticket in function.waiters)
-        ahead = room.ahead(slots, function.mean_duration, callers_wait=callers)
+        # whoever waits and is no event of ours is a caller
+        callers_wait = len(function.waiters) > self.pending
+        ahead = room.ahead(slots, function.mean_duration, callers_wait=callers_wait)
         return room.batch(free_slots=free, ahead=ahead, pending=self.pending)
 
     def _function(self) -> FunctionState | None:
@@ -229,7 +228,3 @@ class Pump:
         self.budget.give(1, size)
         self._woken.set()
         self._events.budget_freed()
-
-
-def _is_event(ticket: object) -> bool:
-    return isinstance(ticket, Exchange) and ticket.kind is InvocationType.EVENT

@@ -18,7 +18,7 @@ def queue_file(paths: Sequence[Path]) -> Path:
     """The same for the same manifests, so that events of an earlier run are found again: under `$XDG_STATE_HOME/kappa`,
     by default `~/.local/state/kappa`, named by the first path and a hash of all."""
     resolved = sorted(str(path.resolve()) for path in paths)
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(paths[0]).resolve().name).strip(".-")[:40] if paths else ""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(resolved[0]).name).strip(".-")[:40] if resolved else ""
     digest = hashlib.sha256("\0".join(resolved).encode()).hexdigest()[:12]
     given = os.environ.get("XDG_STATE_HOME", "")
     # a relative one is to be ignored, by the XDG base directory specification

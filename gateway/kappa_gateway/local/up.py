@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT: Final = 3.0
 """Seconds that running requests have after the first Ctrl-C."""
+QUEUE_LEASE: Final = 5.0
+"""Seconds after which a new process tries the events of one that was killed: nobody else can be at them."""
 STOP_GRACE: Final = 1.0
 """Seconds that the functions' processes have after that."""
 
@@ -69,7 +71,9 @@ def up(options: Options) -> None:
     _log_to(console, verbose=options.verbose)
     try:
         uvloop.run(_serve(options, console))
-    except (OSError, QueueMisconfigured) as error:
+    except QueueMisconfigured as error:
+        raise CannotStart(f"{error}. --queue FILE names another one") from error
+    except OSError as error:
         raise CannotStart(str(error)) from error
     finally:
         console.close()
@@ -81,6 +85,7 @@ async def _serve(options: Options, console: Console) -> None:
         port=options.port,
         internal_port=-1,
         name="local",
+        queue_lease=QUEUE_LEASE,
         queue_url=sqlite_url(options.queue or queue_file(options.paths)),
         delivery_addresses="any",
         drain_delay=0,
