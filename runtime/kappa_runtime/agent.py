@@ -152,6 +152,15 @@ class Agent:
 
     # what runtime processes tell
 
+    def on_started(self, api_port: int) -> None:
+        if self._ahead is not None and self._ahead.api_port == api_port:
+            self._ahead.finish()
+            self._ahead = None
+
+    def never_knew(self, api_port: int) -> bool:
+        """Of a process that has ended in its start: whether it was one that waited, and did not hear of the function."""
+        return self._ahead is not None and self._ahead.api_port == api_port and self._ahead.never_knew()
+
     def on_idle(self, process: RuntimeProcess) -> None:
         if self.readiness.state != wire.READY:
             self.readiness.ready(process.init_ms)
@@ -206,9 +215,8 @@ class Agent:
         try:
             self.code.place()
             variables = environment.variables(config, self._env, api_port)
-            if self._ahead is not None:
-                ahead, self._ahead = self._ahead, None
-                child = ahead.become(variables, config)
+            if self._ahead is not None and self._ahead.api_port == api_port:
+                child = self._ahead.become(variables, config)
                 if child is not None:
                     return child
             return launch.spawn(

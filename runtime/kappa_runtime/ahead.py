@@ -132,18 +132,20 @@ def rehearse(task_root: str) -> None:
 
 
 def order(variables: dict[str, str], handler: str, task_root: str) -> bytes:
-    return marshal.dumps((variables, handler, task_root))
+    content = marshal.dumps((variables, handler, task_root))
+    return len(content).to_bytes(4, "big") + content
 
 
 def wait(order_fd: int, imported: Imported) -> bool:
     """Until the order comes; then this is the function's process. False: the agent has ended, there will be none."""
-    parts = []
-    while part := os.read(order_fd, 65536):
-        parts.append(part)
-    os.close(order_fd)
-    if not parts:
+    length = int.from_bytes(os.read(order_fd, 4), "big")
+    if not length:
         return False
-    variables, handler, task_root = marshal.loads(b"".join(parts))  # noqa: S302 - the agent wrote it
+    content = b""
+    while len(content) < length:
+        content += os.read(order_fd, length - len(content))
+    variables, handler, task_root = marshal.loads(content)  # noqa: S302 - the agent wrote it
+    os.close(order_fd)
     launch.become_python(variables, handler, task_root)
     imported.make_way(task_root)
     if "AWS_LAMBDA_LOG_FORMAT" in variables or "AWS_LAMBDA_LOG_LEVEL" in variables:

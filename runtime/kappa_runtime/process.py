@@ -146,6 +146,7 @@ class RuntimeProcess:
         elif state is State.STARTING:
             self.init_ms = (time.perf_counter() - self._started) * 1000
             self._init_unreported = self.init_ms
+            self._agent.on_started(self.api_port)
         elif state in (State.ENDING, State.STOPPED):
             return
         if self._next is not None and self._next is not connection:
@@ -320,6 +321,9 @@ class RuntimeProcess:
         # one that ends while it has nothing to do waits for the next invocation, or it could do so for ever
         restart = self._restart or state is State.BUSY or (state is State.RETURNING and not self._was_idle)
         within, self._restart = self._within_invocation and self._restart, False
+        if state is State.STARTING and not self.stopping and self._agent.never_knew(self.api_port):
+            self.start(within_invocation=self._within_invocation)
+            return
         if state is State.STARTING:
             self._fail_start(errors.start_error(errors.EXIT_ERROR, errors.exit_message("", errors.exited(status))))
         else:

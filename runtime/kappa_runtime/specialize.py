@@ -56,8 +56,6 @@ def become_agent(pool: "Pool", received: Received, began: float) -> None:
     """From now on `pool.agent` serves, and its runtime process starts. `began`: when the request was in, by `perf_counter`."""
     specialization = received.specialization
     config = specialization.config.replace(**pool.config.own())
-    if not _suits_running_interpreter(specialization.env, pool.env):
-        pool.waiting.give_up()
     agent = Agent(
         config,
         pool.loop,
@@ -78,9 +76,16 @@ def become_agent(pool: "Pool", received: Received, began: float) -> None:
     pool.readiness.pass_on(agent.readiness)
     process = agent.take_over([pool.server, pool.api_server], pool.api_port)
     limit = config.max_response_bytes
-    pool.api_server.hand_to(lambda: RuntimeApiProtocol(process, limit))
-    for connection in pool.waiting.connections:
-        connection.belong_to(process)
+
+    def hand_over() -> None:
+        pool.api_server.hand_to(lambda: RuntimeApiProtocol(process, limit))
+        for connection in pool.waiting.connections:
+            connection.belong_to(process)
+        pool.waiting.connections.clear()
+
+    pool.waiting.hand_over_to(hand_over)
+    if not _suits_running_interpreter(specialization.env, pool.env):
+        pool.waiting.give_up()
     process.start(within_invocation=False)
 
 

@@ -1,8 +1,10 @@
 """A pool pod's agent and its runtime process that waits: started, started anew, told what it is. Its own side is `ahead`."""
 
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
+import fcntl
 import os
 import sys
+import termios
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -34,10 +36,13 @@ class Waiting:
         self.waits = False
         self._loop = loop
         self._config = config
-        self._api_port = api_port
+        self.api_port = api_port
         self._output = output
         self._changed = changed
         self._start: ahead.Start | None = None
+        self._told: ahead.Start | None = None
+        """It got its order, and has not asked for work yet."""
+        self._successor: Callable[[], None] | None = None
         self._pipe: Pipe | None = None
         self._timer: TimerHandle | None = None
         self._pause = 0.0
@@ -57,34 +62,65 @@ class Waiting:
         """Make it the Function's process, whose start begins now. None: it cannot be, and is gone: start another."""
         start = self._start
         if start is None:
+            self.finish()
             return None
         order = ahead.order(dict(variables), config.handler, config.task_root)
         try:
             written = os.write(start.order_fd, order)
         except OSError:
-            # it has just died, or there are more variables than the pipe holds
-            written = -1
+            # it has just died
+            written = 0
         if written != len(order):
+            # or there are more variables than the pipe holds
             self.give_up()
             return None
-        self._start = None
-        self._let_go(start)
+        self._clear_timer()
+        self._release_pipe()
+        self._start, self._told = None, start
+        if self.waits:
+            self._hand_over()
         start.child.started = time.perf_counter()
         return start.child
 
-    def _let_go(self, start: ahead.Start) -> None:
+    def never_knew(self) -> bool:
+        """It has ended: whether it did so before it read its order, so that nothing of the Function has run."""
+        if self._told is None:
+            return False
+        unread = bytearray(4)
+        fcntl.ioctl(self._told.order_fd, termios.FIONREAD, unread)
+        self.finish()
+        return any(unread)
+
+    def finish(self) -> None:
+        """There is no such process any more: the Function's has begun, or another is started."""
         self._clear_timer()
-        if self._pipe is not None:
-            self._pipe.release()
-        os.close(start.order_fd)
+        self._hand_over()
+        start, self._told = self._told, None
+        if start is not None:
+            os.close(start.order_fd)
 
     def give_up(self) -> None:
         """It is not what the Function needs: end it."""
         start, self._start = self._start, None
         if start is not None:
-            self._let_go(start)
+            self._release_pipe()
             _kill(start.child.pid)
+            os.close(start.order_fd)
             os.close(start.child.output)
+        self.finish()
+
+    def hand_over_to(self, callback: Callable[[], None]) -> None:
+        """Call it once, when what the Runtime API is asked comes from the Function's process, no more from the rehearsal."""
+        self._successor = callback
+
+    def _hand_over(self) -> None:
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            successor()
+
+    def _release_pipe(self) -> None:
+        if self._pipe is not None:
+            self._pipe.release()
 
     def kill(self) -> None:
         if self._start is not None:
@@ -120,7 +156,7 @@ class Waiting:
         command = [sys.executable, "-I", "-B", "-m", "kappa_runtime.ahead"]
         try:
             child = launch.spawn(
-                [*command, str(read_end), str(self._api_port), config.runtime, config.task_root, modules],
+                [*command, str(read_end), str(self.api_port), config.runtime, config.task_root, modules],
                 os.environ,
                 config.task_root,
                 parent_death=config.parent_death,
@@ -151,8 +187,11 @@ class Waiting:
         return request_id == ahead.REHEARSAL and not self.waits
 
     def on_response(self, body: bytes, content_type: bytes) -> None:
-        self._clear_timer()
         self.waits = True
+        if self._told is not None:
+            self._hand_over()
+            return
+        self._clear_timer()
         self._pause = 0.0
         self._changed()
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nacl.signing import SigningKey
 
-from kappa_core import wire
-from kappa_core.agent_config import AgentConfig
+from kappa_core import specialize, wire
+from kappa_core.agent_config import AgentConfig, PoolConfig
+from kappa_core.specialize import Specialization
 
 WITHIN = 20.0
 """Seconds after which a test gives up waiting for a condition."""
@@ -94,6 +96,56 @@ class Agent:
         return self.process.wait(WITHIN)
 
 
+class Pooled(Agent):
+    """An agent in a pool; `specialize` sends what a gateway would."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], port: int, log: Path, key: SigningKey, task_root: Path
+    ) -> None:
+        super().__init__(process, port, log)
+        self.key = key
+        self.task_root = task_root
+
+    def body(
+        self,
+        code: str = "",
+        event: Any = None,
+        *,
+        env: dict[str, str] | None = None,
+        zipped: bytes = b"",
+        key: SigningKey | None = None,
+        changes: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> bytes:
+        """`changes` to the `Specialization`, `config` as in `AgentConfig`."""
+        settings = {
+            "function_name": "hello",
+            "runtime": "python3.13",
+            "handler": "main.handler",
+            "code_inline": textwrap.dedent(code),
+            "timeout": 10.0,
+        }
+        asked = {
+            "pod_uid": "uid-1",
+            "request_id": "r-1",
+            "revision": "rev-1",
+            "issued_at": time.time(),
+            "config": AgentConfig(**(settings | config)),
+            "env": env or {},
+        }
+        return specialize.encode(
+            Specialization(**(asked | (changes or {}))),
+            code=zipped,
+            event=json.dumps({} if event is None else event).encode(),
+            sign=lambda message: (key or self.key).sign(message).signature,
+        )
+
+    def specialize(
+        self, code: str = "", event: Any = None, headers: dict[str, str] | None = None, **more: Any
+    ) -> Reply:
+        return self.request("POST", wire.SPECIALIZE_PATH, self.body(code, event, **more), headers)
+
+
 def children(pid: int) -> list[int]:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
@@ -143,8 +195,39 @@ class Agents:
             "announce_fd": write_end,
             "parent_death": True,
         }
-        variables = AgentConfig(**(settings | config)).to_env()
-        log = self.folder / f"log{number}"
+        process, port, log = self._run(AgentConfig(**(settings | config)).to_env(), env, stdout, read_end, write_end)
+        agent = Agent(process, port, log)
+        self._running.append(agent)
+        return agent
+
+    def start_pool(self, *, env: dict[str, str] | None = None, waits: bool = True, **config: Any) -> Pooled:
+        """A pool's agent, whose runtime process waits; `config` as in `PoolConfig`."""
+        task_root = self.folder / f"task{len(self._running)}"
+        task_root.mkdir()
+        key = SigningKey.generate()
+        read_end, write_end = os.pipe()
+        settings: dict[str, Any] = {
+            "pool_public_key": base64.b64encode(bytes(key.verify_key)).decode(),
+            "pod_uid": "uid-1",
+            "runtime": "python3.13",
+            "task_root": str(task_root),
+            "host": "127.0.0.1",
+            "port": 0,
+            "runtime_api_port": 0,
+            "announce_fd": write_end,
+            "parent_death": True,
+        }
+        process, port, log = self._run(PoolConfig(**(settings | config)).to_env(), env, None, read_end, write_end)
+        agent = Pooled(process, port, log, key, task_root)
+        self._running.append(agent)
+        if waits:
+            assert agent.ready().json == {"state": "pool"}
+        return agent
+
+    def _run(
+        self, variables: dict[str, str], env: dict[str, str] | None, stdout: int | None, read_end: int, write_end: int
+    ) -> tuple[subprocess.Popen[bytes], int, Path]:
+        log = self.folder / f"log{len(self._running)}"
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "kappa_runtime"],
@@ -159,9 +242,7 @@ class Agents:
         with os.fdopen(read_end) as announced:
             line = announced.readline()
         assert line, f"the agent announced no port: {log.read_text()}"
-        agent = Agent(process, json.loads(line)["port"], log)
-        self._running.append(agent)
-        return agent
+        return process, json.loads(line)["port"], log
 
     def stop(self) -> None:
         for agent in self._running:
