@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from random import SystemRandom
 from typing import Any, Final
 
+from kappa_core import wire
 from kappa_core.errors import FunctionFailed, KappaError
 from kappa_gateway.connection import Connection
 from kappa_gateway.exchange import ClientGone
@@ -24,6 +25,7 @@ REQUEST_ID: Final = "kappa.request_id"
 """In the ASGI scope, where a request's idempotency key gives it another id than the one it came with."""
 
 Headers = list[tuple[bytes, bytes]]
+COLD_START: Final = wire.COLD_START.lower().encode()
 JSON: Final = (b"content-type", b"application/json")
 _random = SystemRandom()
 _pool = b""

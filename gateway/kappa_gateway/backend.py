@@ -34,6 +34,22 @@ class Pod:
     """Seconds since the epoch of what is known of its start: `created`, `scheduled`, `started` (its container runs)."""
 
 
+@dataclass(frozen=True, slots=True)
+class PoolPod:
+    """A pod of a warm pool that is no function's yet, as the platform sees it."""
+
+    namespace: str
+    runtime: str
+    name: str
+    uid: str
+    """What a request that makes it a function's is signed for."""
+    host: str | None
+    """IP address; None until it is known."""
+    port: int
+    created_at: float | None = None
+    """Seconds since the epoch, where known."""
+
+
 class Sink(Protocol):
     """The gateway's registry, as a backend sees it."""
 
@@ -54,6 +70,18 @@ class Sink(Protocol):
 
     def remove_pod(self, namespace: str, name: str) -> None:
         """A pod is gone."""
+
+    def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
+        """As `replace_pods`. A backend without pools says nothing."""
+
+    def put_pool_pod(self, pod: PoolPod) -> None:
+        """A pool pod was made or changed."""
+
+    def remove_pool_pod(self, namespace: str, name: str) -> None:
+        """A pool pod is gone, or a function's now, or about to end."""
+
+    def replace_peers(self, names: Iterable[str]) -> None:
+        """The names of all gateways that may claim pool pods. Without a word of it, this one is alone."""
 
 
 class Backend(Protocol):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
-from kappa_core.demand import DemandReport, FunctionDemand
+from kappa_core.demand import Claim, DemandReport, FunctionDemand
 from kappa_gateway.state import FunctionState
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ class DemandFeed:
     def __init__(self, name: str, functions: Callable[[], Iterable[FunctionState]]) -> None:
         self._name = name
         self._functions = functions
+        self.claims: Callable[[], tuple[Claim, ...]] = tuple
+        """The pool pods that are claimed and not yet seen as their functions'."""
         self._readers: set[asyncio.Queue[DemandReport | None]] = set()
 
     async def run(self) -> None:
@@ -41,6 +43,11 @@ class DemandFeed:
         if self._readers:
             self._publish(DemandReport(self._name, False, (_demand(function),)))
 
+    def claimed(self, function: FunctionState, claim: Claim) -> None:
+        """A pool pod was made the function's: said at once, so that it leaves the pool and the pool is filled again."""
+        if self._readers:
+            self._publish(DemandReport(self._name, False, (_demand(function),), (claim,)))
+
     def full_report(self) -> DemandReport:
         """Every function with an invocation in flight or waiting since the last full report, or with events in the queue;
         peaks begin anew."""
@@ -49,7 +56,7 @@ class DemandFeed:
             if function.peak_in_flight or function.waiters or function.backlog:
                 functions.append(_demand(function))
                 function.peak_in_flight = function.in_flight
-        return DemandReport(self._name, True, tuple(functions))
+        return DemandReport(self._name, True, tuple(functions), self.claims())
 
     async def subscribe(self) -> AsyncIterator[DemandReport]:
         """Reports from now on; the first comes at once and says who waits now. Ends when the feed is closed.
@@ -64,7 +71,7 @@ class DemandFeed:
             functions = tuple(
                 _demand(f) for f in self._functions() if f.in_flight or f.peak_in_flight or f.waiters or f.backlog
             )
-            yield DemandReport(self._name, True, functions)
+            yield DemandReport(self._name, True, functions, self.claims())
             while queue in self._readers or not queue.empty():
                 report = await queue.get()
                 if report is None:
@@ -95,7 +102,14 @@ def _demand(function: FunctionState) -> FunctionDemand:
         in_flight=max(function.peak_in_flight, function.in_flight),
         waiting=len(function.waiters),
         backlog=function.backlog,
-        mean_duration=function.mean_duration,
+        mean_duration=function.mean_duration or _running(function),
         cold_start=function.cold_start,
         pods={name: pod.outstanding for name, pod in function.pods.items() if pod.outstanding},
     )
+
+
+def _running(function: FunctionState) -> float:
+    """Seconds that the first invocation has been running, while none has ended: what is known of their duration."""
+    if not function.in_flight or not function.claimable:
+        return 0.0
+    return max(asyncio.get_running_loop().time() - function.busy_since, 0.001)

@@ -21,7 +21,7 @@ from kappa_gateway.upstream import Pool, Upstream
 
 logger = logging.getLogger(__name__)
 
-_READY_WAIT: Final = 20
+READY_WAIT: Final = 20
 """Seconds for which an agent is asked to hold its answer."""
 _FAILED_PAUSE: Final = 1.0
 """Seconds between looks at a pod whose init failed."""
@@ -43,9 +43,11 @@ def pause(elapsed: float, dialling: int) -> float:
 
 
 class Dialer:
-    """`clock` gives seconds since the epoch, for the phases of cold starts."""
+    """`clock` gives seconds since the epoch, for the phases of cold starts; `on_pool_pod` is called with a pod whose agent
+    says that it is no function's."""
 
     def __init__(self, dispatcher: Dispatcher, upstream: Upstream, clock: Callable[[], float] = time.time) -> None:
+        self.on_pool_pod: Callable[[PodState], None] = lambda _: None
         self._dispatcher = dispatcher
         self._upstream = upstream
         self._clock = clock
@@ -98,7 +100,7 @@ class Dialer:
         """Ask the agent until it is ready (True), or its connection breaks (False)."""
         while pod.status not in (PodStatus.DRAINING, PodStatus.GONE):
             try:
-                status, body = await self._ask(pod, connection)
+                status, body = await ask_ready(connection, pod.pod.host or "", READY_WAIT, READY_WAIT + 10)
             except KappaError:
                 return False
             except asyncio.CancelledError:
@@ -113,6 +115,10 @@ class Dialer:
                 connection.close()
                 self._dispatcher.set_status(pod, PodStatus.DRAINING)
                 return True
+            elif status == 200 and _state(body) == wire.POOL:
+                connection.close()
+                self.on_pool_pod(pod)
+                return True
             elif status == 503:
                 await asyncio.sleep(0.01)
             else:
@@ -124,21 +130,6 @@ class Dialer:
         connection.close()
         return True
 
-    async def _ask(self, pod: PodState, connection: Connection) -> tuple[int, bytes]:
-        connection.begin(time.monotonic() + _READY_WAIT + 10)
-        try:
-            connection.write(
-                f"GET {wire.READY_PATH}?wait={_READY_WAIT} HTTP/1.1\r\nHost: {pod.pod.host}\r\n\r\n".encode()
-            )
-            await connection.head()
-            body = b""
-            while (chunk := await connection.chunk()) is not None:
-                body = (body + chunk)[:65536]
-            return connection.status, body
-        finally:
-            connection.active = False
-            self._upstream.active.discard(connection)
-
     def _ready(self, pod: PodState, pool: Pool, connection: Connection) -> None:
         if pod.ready_at is None:
             pod.ready_at = self._clock()
@@ -148,6 +139,24 @@ class Dialer:
             connection.close()
         logger.debug("pod is ready", extra={"function": pod.function.key, "pod": pod.pod.name})
         self._dispatcher.set_status(pod, PodStatus.READY)
+
+
+async def ask_ready(connection: Connection, host: str, wait: int, timeout: float) -> tuple[int, bytes]:
+    """Status and body of the agent's readiness, which it may hold for `wait` seconds.
+
+    Raises `KappaError` when the connection breaks, or no answer comes within `timeout` seconds.
+    """
+    connection.begin(time.monotonic() + timeout)
+    try:
+        connection.write(f"GET {wire.READY_PATH}?wait={wait} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        await connection.head()
+        body = b""
+        while (chunk := await connection.chunk()) is not None:
+            body = (body + chunk)[:65536]
+        return connection.status, body
+    finally:
+        connection.active = False
+        connection.pool.upstream.active.discard(connection)
 
 
 def _state(body: bytes) -> str:

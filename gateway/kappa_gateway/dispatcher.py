@@ -27,7 +27,8 @@ _WEIGHT: Final = 0.2
 
 class Dispatcher:
     """`on_waiting(function)` is called when a function's first request starts to wait, `on_alarm(when)` when `tick` is
-    to be called at `when` by `clock` (seconds, monotonic)."""
+    to be called at `when` by `clock` (seconds, monotonic). `claim(function)` may give a `claimable` function that has
+    requests waiting another pod at once, by `set_status`."""
 
     def __init__(
         self,
@@ -36,12 +37,14 @@ class Dispatcher:
         queue_limit: int = 1000,
         max_wait: float = 60.0,
         on_waiting: Callable[[FunctionState], None] = lambda _: None,
+        claim: Callable[[FunctionState], None] = lambda _: None,
         on_alarm: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._clock = clock
         self._queue_limit = queue_limit
         self._max_wait = max_wait
         self.on_waiting = on_waiting
+        self.claim = claim
         self.on_alarm = on_alarm
         self._numbers = itertools.count(1)
         self._waiting: dict[FunctionState, None] = {}
@@ -63,8 +66,7 @@ class Dispatcher:
                 self._grant(pod, ticket)
                 return True
         self._check_queue(function)
-        self._enqueue(ticket, first=False)
-        return False
+        return self._enqueue(ticket, first=False)
 
     def admit(self, function: FunctionState) -> None:
         """Raise what `acquire` would raise now: worth asking before a body is read, and holds nothing."""
@@ -92,6 +94,7 @@ class Dispatcher:
             function.available[pod] = None
         if function.waiters:
             self._pump(function)
+            self._claim(function)
 
     def refused(self, ticket: Ticket, *, draining: bool) -> bool:
         """The pod did not run the request: it is full (other gateways' load), or it stops. As `acquire` for what follows."""
@@ -130,6 +133,12 @@ class Dispatcher:
             self._held.pop(pod, None)
         self.changed(pod.function)
 
+    def forget(self, pod: PodState) -> None:
+        """It never was the function's. Nobody is told: whoever held a slot of it asks again by `refused`, at its place."""
+        pod.status = PodStatus.GONE
+        pod.function.available.pop(pod, None)
+        self._held.pop(pod, None)
+
     def set_capacity(self, pod: PodState, capacity: int) -> None:
         pod.capacity = capacity
         self._lift(pod)
@@ -140,10 +149,15 @@ class Dispatcher:
         if not function.waiters:
             return
         self._pump(function)
+        self._claim(function)
         error = self._in_vain(function) if function.waiters else None
         if error is not None:
             for ticket in list(function.waiters):
                 self._refuse(ticket, error)
+
+    def waiting(self) -> list[FunctionState]:
+        """The functions that have requests waiting, those first whose requests began to wait first."""
+        return list(self._waiting)
 
     # -- time
 
@@ -211,12 +225,13 @@ class Dispatcher:
                 best = pod
         return best
 
-    @staticmethod
-    def _grant(pod: PodState, ticket: Ticket) -> None:
+    def _grant(self, pod: PodState, ticket: Ticket) -> None:
         function = ticket.function
         pod.outstanding += 1
         if pod.outstanding >= pod.limit:
             function.available.pop(pod, None)
+        if not function.in_flight:
+            function.busy_since = self._clock()
         function.in_flight += 1
         if function.in_flight > function.peak_in_flight:
             function.peak_in_flight = function.in_flight
@@ -248,10 +263,10 @@ class Dispatcher:
         error = self._in_vain(function)
         if error is not None:
             raise error
-        self._enqueue(ticket, first=True)
-        return False
+        return self._enqueue(ticket, first=True)
 
-    def _enqueue(self, ticket: Ticket, *, first: bool) -> None:
+    def _enqueue(self, ticket: Ticket, *, first: bool) -> bool:
+        """It waits (False), unless a pod could be claimed for it."""
         function = ticket.function
         waiters = function.waiters
         begins = not waiters
@@ -264,7 +279,18 @@ class Dispatcher:
             waiters[ticket] = None
         if begins:
             self._waiting[function] = None
+        self._claim(function)
+        if ticket.pod is not None:
+            return True
+        if ticket.cold_reason is None:
+            ticket.cold_reason = function.cold_reason
+        if begins:
             self.on_waiting(function)
+        return False
+
+    def _claim(self, function: FunctionState) -> None:
+        if function.claimable and function.waiters:
+            self.claim(function)
 
     def _refuse(self, ticket: Ticket, error: KappaError) -> None:
         function = ticket.function

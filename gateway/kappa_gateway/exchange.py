@@ -20,9 +20,10 @@ from kappa_core.errors import (
     PodLost,
     Throttled,
 )
-from kappa_core.metrics import InvocationType, Outcome
+from kappa_core.metrics import ColdStartReason, InvocationType, Outcome, Phase
+from kappa_gateway import cold_starts
 from kappa_gateway.connection import Connection
-from kappa_gateway.metrics import cold_start_phases
+from kappa_gateway.pools.claim import CONNECT_TIMEOUT, Stage
 from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
 from kappa_gateway.upstream import FRESH
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REFUSED: Final = wire.REFUSED.lower().encode()
-_DRAINING: Final = wire.REFUSED_DRAINING.encode()
+_FOR_GOOD: Final = (wire.REFUSED_DRAINING, wire.REFUSED_POOL)
+"""A pod that says so is of no more use."""
 _FUNCTION_ERROR: Final = wire.FUNCTION_ERROR.lower().encode()
 
 
@@ -50,8 +52,10 @@ class Exchange(Ticket):
         "_future",
         "answered",
         "arrived",
+        "asked",
         "came_whole",
         "client_gone",
+        "cold_start",
         "connection",
         "function_error",
         "gateway",
@@ -72,7 +76,9 @@ class Exchange(Ticket):
         """Whether the answer says that the function failed."""
         self.came_whole = False
         """Whether the answer's head and body came in one piece, so that passing it on is the gateway's time alone."""
-        self.arrived = time.monotonic()
+        self.cold_start: bytes | None = None
+        """The value of the answer's header `wire.COLD_START`, if it waited for a pod to start."""
+        self.arrived = self.asked = time.monotonic()
         self.granted = self.sent = self.answered = 0.0
         self._future: asyncio.Future[None] | None = None
 
@@ -92,12 +98,18 @@ class Exchange(Ticket):
         `GatewayTimeout` or `ClientGone`.
         """
         gateway = self.gateway
+        self.asked = time.monotonic()
         has_slot = gateway.dispatcher.acquire(self)
         while True:
-            await self.slot(has_slot)
+            pod = await self.slot(has_slot)
             connection = await self._connect(idempotent)
             if connection is None:
                 has_slot = self.unreachable()
+                continue
+            if pod.claim is not None and pod.claim.stage is Stage.CLAIMED:
+                if await self._specialize(pod, connection, head(self.function), body):
+                    return connection
+                has_slot = gateway.dispatcher.refused(self, draining=True)
                 continue
             function = self.function
             self.sent = time.monotonic()
@@ -116,10 +128,12 @@ class Exchange(Ticket):
                 raise
             if self._look_at_head(connection):
                 return connection
-            draining = await self._read_refusal(connection)
-            if draining:
-                gateway.upstream.drop(connection.pool.pod)
-            has_slot = gateway.dispatcher.refused(self, draining=draining)
+            reason = await self._read_refusal(connection)
+            if reason == wire.REFUSED_POOL:
+                gateway.pools.seen_in_pool(pod)
+            elif reason == wire.REFUSED_DRAINING:
+                gateway.upstream.drop(pod)
+            has_slot = gateway.dispatcher.refused(self, draining=reason in _FOR_GOOD)
 
     def end(self, outcome: Outcome, *, keep_connection: bool = False) -> Connection | None:
         """Give everything back and count. Idempotent.
@@ -194,8 +208,43 @@ class Exchange(Ticket):
         pod = self.pod
         if self.client_gone or pod is None:
             raise ClientGone
+        if pod.claim is not None and pod.claim.stage is Stage.CLAIMED:
+            self.gateway.pools.unreachable(pod)
+            return self.gateway.dispatcher.refused(self, draining=True)
         self.gateway.dialer.dial(pod)
         return self.gateway.dispatcher.unreachable(self)
+
+    async def _specialize(self, pod: PodState, connection: Connection, head: bytes, event: bytes) -> bool:
+        """Make a claimed pod the function's and run the event there, in one request: whether it took it. Raises as `request`."""
+        gateway, pools = self.gateway, self.gateway.pools
+        try:
+            data = pools.request(pod, self.request_id, head, event)
+        except ValueError as error:
+            logger.warning("a function is not for a pool: %s", error, extra={"function": self.function.key})
+            self.function.claimable = False
+            gateway.upstream.pool(pod).put(connection)
+            self.connection = None
+            pools.unreachable(pod)
+            return False
+        self.sent = time.monotonic()
+        timeout = self.function.timeout + pools.start_timeout(pod) + gateway.settings.answer_margin
+        connection.begin(self.sent + timeout)
+        connection.write(data)
+        try:
+            await connection.head()
+        except BaseException:
+            pools.uncertain(pod)
+            raise
+        if connection.status == 200:
+            self._look_at_head(connection)
+            pools.accepted(pod)
+            return True
+        reason = f"HTTP {connection.status}"
+        try:
+            reason = await self._read_refusal(connection) or reason
+        finally:
+            pools.refused(pod, reason)
+        return False
 
     # -- inside
 
@@ -225,7 +274,8 @@ class Exchange(Ticket):
         connection = pool.take(None if certain else FRESH)
         if connection is None:
             try:
-                connection = await pool.connect(self.gateway.settings.connect_timeout)
+                claimed = pod.claim is not None and pod.claim.stage is Stage.CLAIMED
+                connection = await pool.connect(CONNECT_TIMEOUT if claimed else self.gateway.settings.connect_timeout)
             except OSError as error:
                 logger.info(
                     "pod takes no connection",
@@ -253,34 +303,43 @@ class Exchange(Ticket):
         self.came_whole = connection.complete
         if pod is not None and not pod.served:
             pod.served = True
-            self._cold_start()
+            self._cold_start(connection)
         return True
 
-    def _cold_start(self) -> None:
-        pod = self.pod
+    def _cold_start(self, connection: Connection) -> None:
+        """The pod's first answer: count the start, if this request waited for it."""
+        pod, function = self.pod, self.function
         assert pod is not None
-        to_epoch = time.time() - time.monotonic()
-        asked = self.since + to_epoch
-        if pod.ready_at is None or asked >= pod.ready_at:
-            return  # the pod was there already
-        phases = cold_start_phases(asked, pod, self.answered + to_epoch)
-        self.gateway.metrics_of(self.function).cold_start(phases)
-        waited = pod.ready_at - asked
-        mean = self.function.cold_start
-        self.function.cold_start = waited if not mean else mean + 0.3 * (waited - mean)
+        agent = cold_starts.agent_phases(connection.headers)
+        if pod.claim is not None:
+            path, reason = cold_starts.POOL, ColdStartReason.CLAIMED
+            phases = cold_starts.pool_phases(self.asked, self.granted, self.sent, self.answered, agent)
+            function.pool_cold_start = _average(function.pool_cold_start, phases[Phase.TOTAL] - phases[Phase.RUN])
+        else:
+            to_epoch = time.time() - time.monotonic()
+            asked = self.asked + to_epoch
+            if pod.ready_at is None or asked >= pod.ready_at:
+                return  # the pod was there already
+            path, reason = cold_starts.DEPLOYMENT, self.cold_reason or ColdStartReason.STARTING
+            phases = cold_starts.deployment_phases(asked, pod, self.answered + to_epoch, agent.get(Phase.RUN, 0.0))
+            function.cold_start = _average(function.cold_start, pod.ready_at - asked)
+        self.cold_start = cold_starts.header(path, phases)
+        self.gateway.metrics_of(function).cold_start(path, reason, phases)
         logger.info(
             "cold start",
             extra={
-                "function": self.function.key,
+                "function": function.key,
                 "pod": pod.pod.name,
                 "request_id": self.request_id,
-                "phases_ms": {phase.value: round(seconds * 1000, 1) for phase, seconds in phases.items()},
+                "path": path,
+                "reason": reason.value,
+                "phases_ms": {phase.value: round(seconds * 1000, 2) for phase, seconds in phases.items()},
             },
         )
 
-    async def _read_refusal(self, connection: Connection) -> bool:
-        """Whether the pod drains. Its short answer is read so that the connection can be used again."""
-        draining = any(name == _REFUSED and value == _DRAINING for name, value in connection.headers)
+    async def _read_refusal(self, connection: Connection) -> str:
+        """The reason that the pod gives. Its short answer is read so that the connection can be used again."""
+        reason = next((value.decode("latin-1") for name, value in connection.headers if name == _REFUSED), "")
         received = 0
         while (chunk := await connection.chunk()) is not None:
             received += len(chunk)
@@ -291,7 +350,11 @@ class Exchange(Ticket):
         self.connection = None
         if self.client_gone:
             raise ClientGone
-        return draining
+        return reason
+
+
+def _average(mean: float, value: float) -> float:
+    return value if not mean else mean + 0.3 * (value - mean)
 
 
 def outcome_of(error: BaseException) -> Outcome:

@@ -9,7 +9,7 @@ from kappa_core.errors import BadAnswer, FunctionNotFound, Unavailable
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_core.names import function_key
 from kappa_gateway import forwarding
-from kappa_gateway.answers import JSON, Headers, Receive, Scope, Send, answer_error, new_request_id
+from kappa_gateway.answers import COLD_START, JSON, Headers, Receive, Scope, Send, answer_error, new_request_id
 from kappa_gateway.bodies import Body
 from kappa_gateway.connection import Connection
 from kappa_gateway.events.intake import Intake, is_event
@@ -124,6 +124,8 @@ class FunctionUrls:
         except BadAnswer as error:
             raise BadAnswer(f"{exchange.function.key}: {error.message}") from None
         sent = [*response.headers, (b"x-amzn-requestid", exchange.request_id.encode())]
+        if exchange.cold_start is not None:
+            sent.append((COLD_START, exchange.cold_start))
         has_body = response.status not in (204, 304)
         if has_body:
             sent.append((b"content-length", b"%d" % len(response.body)))

@@ -10,6 +10,7 @@ from kappa_gateway.demand import DemandFeed
 from kappa_gateway.dialer import Dialer
 from kappa_gateway.dispatcher import Dispatcher
 from kappa_gateway.metrics import FunctionMetrics, Metrics
+from kappa_gateway.pools.service import Pools
 from kappa_gateway.registry import Registry
 from kappa_gateway.settings import Settings
 from kappa_gateway.state import FunctionState, PodState
@@ -51,6 +52,11 @@ class Gateway:
         self.metrics = Metrics(self.registry)
         self.demand = DemandFeed(settings.name, lambda: self.registry)
         self.dispatcher.on_waiting = self.demand.waits
+        self.pools = Pools(self)
+        self.registry.pools = self.pools
+        self.dispatcher.claim = self.pools.claim
+        self.dialer.on_pool_pod = self.pools.never_arrived
+        self.demand.claims = self.pools.told
         self.bodies = BodyMemory(settings.body_memory_bytes)
         self.events: Events | None = None
         """Asynchronous invocations; None where no queue is configured."""
@@ -71,6 +77,7 @@ class Gateway:
 
     async def close(self) -> None:
         self.demand.close()
+        await self.pools.close()
         await self.dialer.close()
         self.upstream.close()
 

@@ -14,7 +14,17 @@ from kappa_core.errors import FunctionNotFound, InvalidRequest, InvalidRequestCo
 from kappa_core.function_name import FunctionName
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_gateway import json_check
-from kappa_gateway.answers import JSON, Headers, Receive, Scope, Send, answer_error, new_request_id, pass_body_on
+from kappa_gateway.answers import (
+    COLD_START,
+    JSON,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    answer_error,
+    new_request_id,
+    pass_body_on,
+)
 from kappa_gateway.bodies import Body
 from kappa_gateway.events.intake import EVENT, Intake
 from kappa_gateway.exchange import Exchange, outcome_of
@@ -173,6 +183,8 @@ async def _answer(send: Send, exchange: Exchange, connection: "Connection") -> N
         passed = _PASSED_ON.get(name)
         if passed is not None:
             headers.append((passed, value))
+    if exchange.cold_start is not None:
+        headers.append((COLD_START, exchange.cold_start))
     await send({"type": "http.response.start", "status": connection.status, "headers": headers})
     await pass_body_on(send, connection)
 

@@ -5,8 +5,7 @@
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -15,11 +14,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from kappa_core import metrics
-from kappa_core.metrics import Phase
-from kappa_gateway.state import FunctionState, PodState, PodStatus
-
-DEPLOYMENT: Final = "Deployment"
-"""The label `path` of a cold start whose pod was started for it (`status.coldStart.path`)."""
+from kappa_core.metrics import ColdStartReason, Phase
+from kappa_gateway.state import FunctionState, PodStatus
 
 
 class Histogram:
@@ -57,44 +53,23 @@ class FunctionMetrics:
         self.duration = Histogram(metrics.LATENCY_BUCKETS)
         self.overhead = Histogram(metrics.OVERHEAD_BUCKETS)
         self.throttles = 0
-        self.cold_starts = 0
-        self.cold_phases: dict[str, Histogram] = {}
+        self.cold_starts: dict[tuple[str, str], int] = {}
+        """By path and reason."""
+        self.cold_phases: dict[tuple[str, str], Histogram] = {}
+        """By path and phase."""
 
     def count(self, kind: str, outcome: str) -> None:
         key = (kind, outcome)
         self.invocations[key] = self.invocations.get(key, 0) + 1
 
-    def cold_start(self, phases: dict[Phase, float]) -> None:
-        self.cold_starts += 1
+    def cold_start(self, path: str, reason: ColdStartReason, phases: Mapping[Phase, float]) -> None:
+        key = (path, reason.value)
+        self.cold_starts[key] = self.cold_starts.get(key, 0) + 1
         for phase, seconds in phases.items():
-            histogram = self.cold_phases.get(phase)
+            histogram = self.cold_phases.get((path, phase))
             if histogram is None:
-                histogram = self.cold_phases[phase] = Histogram(metrics.COLD_START_BUCKETS)
+                histogram = self.cold_phases[path, phase] = Histogram(metrics.COLD_START_BUCKETS)
             histogram.observe(seconds)
-
-
-def cold_start_phases(asked: float, pod: PodState, first_byte: float) -> dict[Phase, float]:
-    """The phases of a cold start, in seconds. All times are seconds since the epoch; what is not known takes no time.
-
-    Each phase ends when the next one begins and none begins before the request came, so they add up to the total.
-    """
-    known = pod.pod.phases
-    ends = (
-        (Phase.QUEUE, pod.seen_at),
-        (Phase.SCHEDULE, known.get("scheduled")),
-        (Phase.SANDBOX, known.get("started", pod.addressed_at)),
-        (Phase.AGENT, pod.accepted_at),
-        (Phase.INIT, pod.ready_at),
-        (Phase.FIRST_BYTE, first_byte),
-    )
-    phases = {}
-    before = asked
-    for phase, end in ends:
-        end = min(max(before, before if end is None else end), first_byte)
-        phases[phase] = end - before
-        before = end
-    phases[Phase.TOTAL] = max(first_byte - asked, 0.0)
-    return phases
 
 
 class GatewayCollector(Collector):
@@ -137,7 +112,8 @@ def _collect(
     for (kind, outcome), count in list(counted.invocations.items()):
         counters[metrics.INVOCATIONS.name].add_metric([*labels, kind, outcome], count)
     counters[metrics.THROTTLES.name].add_metric(labels, counted.throttles)
-    counters[metrics.COLD_STARTS.name].add_metric([*labels, DEPLOYMENT], counted.cold_starts)
+    for (path, reason), count in list(counted.cold_starts.items()):
+        counters[metrics.COLD_STARTS.name].add_metric([*labels, path, reason], count)
     gauges[metrics.INFLIGHT.name].add_metric(labels, function.in_flight)
     gauges[metrics.QUEUE_DEPTH.name].add_metric(labels, len(function.waiters))
     pods = [pod.status for pod in list(function.pods.values())]
@@ -146,8 +122,8 @@ def _collect(
             gauges[metrics.PODS.name].add_metric([*labels, status.value], pods.count(status))
     histograms[metrics.INVOCATION_DURATION.name].add_metric(labels, *counted.duration.cumulative())
     histograms[metrics.GATEWAY_OVERHEAD.name].add_metric(labels, *counted.overhead.cumulative())
-    for phase, histogram in list(counted.cold_phases.items()):
-        histograms[metrics.COLD_START.name].add_metric([*labels, DEPLOYMENT, phase], *histogram.cumulative())
+    for (path, phase), histogram in list(counted.cold_phases.items()):
+        histograms[metrics.COLD_START.name].add_metric([*labels, path, phase], *histogram.cumulative())
 
 
 class Metrics:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from kappa_core.errors import BadAnswer, KappaError, RequestTooLarge
 from kappa_gateway import forwarding
-from kappa_gateway.answers import Headers, Receive, Scope, Send, pass_body_on
+from kappa_gateway.answers import COLD_START, Headers, Receive, Scope, Send, pass_body_on
 from kappa_gateway.bodies import declared_length
 from kappa_gateway.connection import Connection
 from kappa_gateway.exchange import ClientGone, Exchange
@@ -144,6 +144,8 @@ async def _answer(send: Send, exchange: Exchange, connection: Connection) -> Non
         if name not in _OWN and (has_body or name != b"content-length")
     ]
     headers.append((b"x-amzn-requestid", exchange.request_id.encode()))
+    if exchange.cold_start is not None:
+        headers.append((COLD_START, exchange.cold_start))
     try:
         await send({"type": "http.response.start", "status": connection.status, "headers": headers})
     except RuntimeError as error:

@@ -3,15 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kappa_core import agent_config, wire
 from kappa_core.errors import FunctionFailed
 from kappa_core.function import Function
 from kappa_core.reasons import BLOCKING, ConditionType
-from kappa_gateway.backend import Pod
+from kappa_gateway.backend import Pod, PoolPod
 from kappa_gateway.dispatcher import Dispatcher
 from kappa_gateway.state import FunctionState, PodState, PodStatus
+
+if TYPE_CHECKING:
+    from kappa_gateway.pools.claim import Claim
+    from kappa_gateway.pools.service import Pools
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ class Registry:
         self.on_pod_gone = on_pod_gone
         self.on_function = on_function
         self.on_function_gone = on_function_gone
+        self.pools: Pools | None = None
+        """Told of pool pods and peers, and of changed functions."""
         self._functions: dict[tuple[str, str], FunctionState] = {}
         self._pods: dict[tuple[str, str], PodState] = {}
         self._listed: set[str] = set()
@@ -82,6 +88,8 @@ class Registry:
         state.timeout = function.spec.timeout_seconds
         state.protocol = function.spec.protocol
         state.failure = failure(function)
+        if self.pools is not None:
+            self.pools.function_changed(state)
         self.on_function(state)
         self._dispatcher.changed(state)
 
@@ -99,7 +107,8 @@ class Registry:
     def replace_pods(self, pods: Iterable[Pod]) -> None:
         given = {(pod.namespace, pod.name): pod for pod in pods}
         for key in [key for key in self._pods if key not in given]:
-            self.remove_pod(*key)
+            if self.pools is None or not self.pools.is_claimed(*key):
+                self.remove_pod(*key)
         for pod in given.values():
             self.put_pod(pod)
         self._list("pods")
@@ -114,6 +123,10 @@ class Registry:
             function = self._state(pod.namespace, pod.function)
             known = PodState(pod, function, self._clock())
             self._pods[key] = function.pods[pod.name] = known
+            if self.pools is not None:
+                self.pools.vacancies.remove(*key)
+        elif known.claim is not None and self.pools is not None:
+            self.pools.confirmed(known)
         had_address = known.addressed_at is not None
         known.pod = pod
         if pod.concurrency != known.capacity:
@@ -134,6 +147,43 @@ class Registry:
         self._dispatcher.set_status(pod, PodStatus.GONE)
         self.on_pod_gone(pod)
         self._forget_if_empty(pod.function)
+
+    # -- pods that were claimed from a pool
+
+    def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
+        if self.pools is not None:
+            self.pools.replace_pool_pods(pods)
+
+    def put_pool_pod(self, pod: PoolPod) -> None:
+        if self.pools is not None:
+            self.pools.put_pool_pod(pod)
+
+    def remove_pool_pod(self, namespace: str, name: str) -> None:
+        if self.pools is not None:
+            self.pools.remove_pool_pod(namespace, name)
+
+    def replace_peers(self, names: Iterable[str]) -> None:
+        if self.pools is not None:
+            self.pools.replace_peers(names)
+
+    def claim(self, pod: Pod, claim: "Claim") -> PodState:
+        """A pool pod becomes the function's, before the platform knows."""
+        function = self._state(pod.namespace, pod.function)
+        state = PodState(pod, function, self._clock())
+        state.claim = claim
+        state.addressed_at = state.accepted_at = state.seen_at
+        self._pods[pod.namespace, pod.name] = function.pods[pod.name] = state
+        return state
+
+    def give_up_claim(self, state: PodState) -> None:
+        """It did not: nothing of it is left, and requests that were meant for it have to ask again."""
+        key = (state.pod.namespace, state.pod.name)
+        if self._pods.get(key) is state:
+            del self._pods[key]
+        state.function.pods.pop(state.pod.name, None)
+        self._dispatcher.forget(state)
+        self.on_pod_gone(state)
+        self._forget_if_empty(state.function)
 
     # -- inside
 

@@ -196,11 +196,14 @@ def _make_internal_server(settings: Settings, gateway: Gateway) -> _Server:
 
 
 def internal_app(gateway: Gateway) -> Callable[[Scope, Receive, Send], object]:
-    """`GET /v1/demand`: NDJSON for as long as the reader keeps up."""
+    """`GET /v1/demand`: NDJSON for as long as the reader keeps up. `GET /v1/code/{sha256}`: an archive for a pool pod."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(wire.CODE_PATH) and scope["method"] == "GET":
+            await _send_code(gateway, scope["path"].removeprefix(wire.CODE_PATH), send)
+            return
         if scope["path"] != wire.DEMAND_PATH or scope["method"] != "GET":
-            body = json.dumps({"Message": f"only GET {wire.DEMAND_PATH} is served here"}).encode()
+            body = json.dumps({"Message": f"only GET {wire.DEMAND_PATH} and {wire.CODE_PATH} are served here"}).encode()
             headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
             await send({"type": "http.response.start", "status": 404, "headers": headers})
             await send({"type": "http.response.body", "body": body})
@@ -219,6 +222,16 @@ def internal_app(gateway: Gateway) -> Callable[[Scope, Receive, Send], object]:
             await send({"type": "http.response.body"})
 
     return app
+
+
+async def _send_code(gateway: Gateway, sha256: str, send: Send) -> None:
+    """Whoever knows an archive's hash may have it: the hash is what a Function names and only its pods are told."""
+    content = gateway.pools.code.get(sha256)
+    status, body = (200, content) if content is not None else (404, b'{"Message":"no such archive is kept here"}')
+    kind = b"application/zip" if content is not None else b"application/json"
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _follow(gateway: Gateway, send: Send) -> None:

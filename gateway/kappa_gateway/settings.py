@@ -157,6 +157,27 @@ class Settings(BaseSettings):
         description="From this each namespace's key is derived that signs what goes to HTTP destinations; several with spaces while receivers change over, the newest first; empty: they are not signed.",
     )
 
+    pool_private_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Ed25519 private key, 32 bytes in base64, that pool pods are made a function's with; empty: pools are not used.",
+    )
+    pool_private_key_file: str = Field(default="", description="File with that key, instead.")
+    pool_peers_namespace: str = Field(
+        default="",
+        description="Namespace of this gateway's pods, who share what may be claimed; empty: this gateway is alone.",
+    )
+    pool_peers_selector: str = Field(
+        default="app.kubernetes.io/component=gateway",
+        description="Label selector of those pods, whose names are the gateways' names.",
+    )
+    address: str = Field(
+        default="",
+        description="IP address of this gateway, from which pool pods fetch large archives; empty: from where the Function says.",
+    )
+    code_cache_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=0, description="Archives that are kept for pool pods, all together; 0: none."
+    )
+
     trusted_proxies: int = Field(
         default=0,
         ge=0,

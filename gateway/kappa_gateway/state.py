@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from kappa_core.errors import KappaError
 from kappa_core.function import Function
+from kappa_core.metrics import ColdStartReason
 from kappa_gateway.backend import Pod
 
 if TYPE_CHECKING:
     from kappa_gateway.metrics import FunctionMetrics
+    from kappa_gateway.pools.claim import Claim
     from kappa_gateway.upstream import Pool
 
 
@@ -35,6 +37,7 @@ class PodState:
         "addressed_at",
         "backoff",
         "capacity",
+        "claim",
         "function",
         "held_until",
         "limit",
@@ -61,6 +64,8 @@ class PodState:
         self.backoff = 0.0
         self.served = False
         """Whether a request was ever sent there: the first one has the cold start."""
+        self.claim: Claim | None = None
+        """How this gateway took it from a pool; None for any other pod."""
         self.pool: Pool | None = None
         """Its connections; made by whoever does the I/O."""
         self.seen_at = seen_at
@@ -80,6 +85,9 @@ class FunctionState:
         "arn",
         "available",
         "backlog",
+        "busy_since",
+        "claimable",
+        "cold_reason",
         "cold_start",
         "failure",
         "function",
@@ -92,6 +100,7 @@ class FunctionState:
         "namespace",
         "peak_in_flight",
         "pods",
+        "pool_cold_start",
         "protocol",
         "request_head",
         "timeout",
@@ -119,8 +128,16 @@ class FunctionState:
         """The most in flight since the last full demand report."""
         self.mean_duration = 0.0
         """Seconds, moving average of invocations; 0 while none has ended."""
+        self.busy_since = 0.0
+        """When the first of those in flight was given its slot, by the dispatcher's clock."""
         self.cold_start = 0.0
-        """Seconds, moving average of cold starts; 0 while none was seen."""
+        """Seconds, moving average of its Deployment's cold starts; 0 while none was seen."""
+        self.pool_cold_start = 0.0
+        """The same of those from a pool, until its code runs."""
+        self.claimable = False
+        """Whether its requests may claim pool pods instead of waiting."""
+        self.cold_reason = ColdStartReason.NOT_ELIGIBLE
+        """Why the last request that waited got no pool pod."""
         self.backlog = 0
         """Its events that no gateway has taken from the queue, as last heard."""
         self.arn = ""
@@ -135,7 +152,7 @@ class FunctionState:
 class Ticket:
     """One request's claim to a slot: `pod` is set while it holds one; it waits while it is in its function's `waiters`."""
 
-    __slots__ = ("error", "function", "number", "pod", "since", "wake")
+    __slots__ = ("cold_reason", "error", "function", "number", "pod", "since", "wake")
 
     def __init__(self, function: FunctionState) -> None:
         self.function = function
@@ -146,5 +163,7 @@ class Ticket:
         """Called once when a waiting ticket gets its slot or its error."""
         self.number = 0
         """Order in which slots were asked for; kept when it has to wait again."""
+        self.cold_reason: ColdStartReason | None = None
+        """Why it waited rather than got a pool pod; None while it has not waited."""
         self.since = 0.0
         """When it asked for a slot, by the dispatcher's clock."""

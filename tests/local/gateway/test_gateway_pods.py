@@ -146,8 +146,8 @@ async def test_a_pod_is_dialled_until_it_listens_and_asked_until_it_is_ready(gat
     pod.ready_answer = tools.response(b'{"state":"ready"}')
     assert (await waiting).json() == 1
     counted = gateway.gateway.registry.get("default", "hello").metrics
-    assert counted.cold_starts == 1
-    phases = {phase: histogram.total for phase, histogram in counted.cold_phases.items()}
+    assert counted.cold_starts == {("Deployment", "not_eligible"): 1}
+    phases = {phase: histogram.total for (_, phase), histogram in counted.cold_phases.items()}
     assert sum(seconds for phase, seconds in phases.items() if phase != "total") == pytest.approx(phases["total"])
 
 

@@ -1,0 +1,100 @@
+"""How many pool pods a function should claim now: one pure decision.
+
+A pool pod is claimed when a waiting request would otherwise wait longer than starting a pod takes: what is in flight or
+waits must be done within that time, so `(in flight + waiting) × mean duration ÷ cold start` pods are needed, rounded up,
+at least one. The cold start here is the Deployment's, though a pool's is much shorter: each pod that is claimed has to be
+started again, so that is what it costs. Claiming does not change the sum, so a burst that comes one request at a time
+claims as many as one that comes at once (`scaling.needed` counts what is in flight in full, and is never below this).
+
+Until a first answer says how long an invocation takes, there is one pod at first, and the number may double each time that
+a pool's cold start passes.
+
+Gateways share no counter. Each claims at most its share of `maxReplicas` less the pods that are not its own (`pool.share`),
+and keeps what it claimed counted against that share: however late it sees the others' pods, together they stay within.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from kappa_core.metrics import ColdStartReason
+from kappa_core.pool import share
+from kappa_core.scaling import DEFAULT_COLD_START
+
+DEFAULT_POOL_COLD_START: Final = 0.02
+"""Seconds, until one was measured."""
+POOL_COLD_START: Final = (0.005, 0.2)
+"""Seconds between which a measured one is believed: a slow import in one function's code must not keep a burst back."""
+_MOST_DOUBLINGS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """One function at this gateway, now."""
+
+    waiting: int
+    in_flight: int
+    max_replicas: int
+    concurrency: int = 1
+    mean_duration: float = 0.0
+    """Seconds; 0 while no invocation has ended."""
+    running: float = 0.0
+    """Seconds since the first of those in flight was given its pod; matters while `mean_duration` is 0."""
+    cold_start: float = 0.0
+    """Seconds, of the Deployment; 0 while none was seen."""
+    pool_cold_start: float = 0.0
+    """The same of the pool."""
+    pods: int = 0
+    """Pods that are there or on their way, claimed ones among them."""
+    own: int = 0
+    """Of those, the ones that this gateway claimed."""
+    free: int = 0
+    """Pool pods that can be claimed."""
+    rank: int = 0
+    """This gateway's place among `gateways`."""
+    gateways: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    claims: int
+    reason: ColdStartReason
+    """Why not more."""
+    look_again: float | None = None
+    """Seconds after which the decision may be another though nothing has happened."""
+
+
+def decide(now: Situation) -> Decision:
+    """How many of the free pods to claim. Claiming them and asking again gives none, as long as nothing else changes."""
+    if not now.waiting:
+        return Decision(0, ColdStartReason.CLAIMED)
+    wanted, look_again = _wanted(now)
+    lacking = wanted - now.pods
+    if lacking <= 0:
+        return Decision(0, ColdStartReason.STARTING, look_again)
+    others = now.pods - now.own
+    allowed = share(now.max_replicas - others, now.rank, now.gateways) - now.own
+    if allowed <= 0:
+        return Decision(0, ColdStartReason.SHARE)
+    claims = min(lacking, allowed, now.free, now.waiting)
+    if now.free < min(lacking, allowed):
+        return Decision(claims, ColdStartReason.POOL_EMPTY)
+    return Decision(claims, ColdStartReason.SHARE if allowed < lacking else ColdStartReason.CLAIMED, look_again)
+
+
+def _wanted(now: Situation) -> tuple[int, float | None]:
+    """Pods that all of this calls for, and when that may change by itself."""
+    work = float(now.in_flight + now.waiting)
+    look_again = None
+    if now.mean_duration:
+        work *= min(1.0, now.mean_duration / (now.cold_start or DEFAULT_COLD_START))
+        most = now.max_replicas
+    elif not now.in_flight:
+        most = 1
+    else:
+        step = min(max(now.pool_cold_start or DEFAULT_POOL_COLD_START, POOL_COLD_START[0]), POOL_COLD_START[1])
+        doublings = min(int(now.running / step + 1e-9), _MOST_DOUBLINGS)
+        most = 1 << doublings
+        look_again = (doublings + 1) * step - now.running
+    pods = max(math.ceil(work / now.concurrency - 1e-9), 1)
+    return min(pods, most, now.max_replicas), look_again if most < pods else None

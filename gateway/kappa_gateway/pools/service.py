@@ -1,0 +1,318 @@
+"""Pools as the gateway uses them: claims pods for requests that would wait, and says what became of each claim."""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from kappa_core import names, pool, wire
+from kappa_core.demand import Claim as ToldClaim
+from kappa_core.metrics import ColdStartReason
+from kappa_gateway.backend import Pod, PoolPod
+from kappa_gateway.pools.claim import Claim, Stage
+from kappa_gateway.pools.claims import Situation, decide
+from kappa_gateway.pools.code import CodeCache
+from kappa_gateway.pools.request import config_of, specialize_request
+from kappa_gateway.pools.signing import signer
+from kappa_gateway.pools.vacancies import Vacancies
+from kappa_gateway.state import FunctionState, PodState, PodStatus
+
+if TYPE_CHECKING:
+    from kappa_gateway.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT: Final = 15.0
+"""Seconds on top of an invocation's in which a pool pod has the function's process ready (the agent's own limit is 10)."""
+FETCH_TIMEOUT: Final = 125.0
+"""The same where it fetches an archive by itself."""
+_TELL_AFTER: Final = 0.05
+"""Seconds after which the operator is told of a claim whose answer is not here yet. What it does then costs processor
+time that the cold start had better have."""
+_RELABEL_TIMEOUT: Final = 10.0
+"""Seconds in which a claimed pod that has left its pool must be seen as the function's."""
+_SHUN: Final = 60.0
+"""Seconds for which a pod that refused for another reason than being taken is left alone."""
+
+
+class Pools:
+    """Does nothing until the backend tells of pool pods, and nothing at all without a key."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self._settings = gateway.settings
+        self.sign = signer(gateway.settings)
+        self.vacancies = Vacancies(gateway.upstream, gateway.settings.name, self._freed)
+        self.code = CodeCache(gateway.settings)
+        self._pool_pods: dict[tuple[str, str], PoolPod] = {}
+        self._shunned: dict[str, float] = {}
+        """Pod uid → until when (monotonic) it is not dialled."""
+        self._claims: dict[tuple[str, str], PodState] = {}
+        """Those whose pod the platform does not show as the function's yet."""
+        self._peers: frozenset[str] = frozenset({gateway.settings.name})
+        self._claiming = False
+        self._looks: dict[FunctionState, float] = {}
+
+    # -- what the backend tells
+
+    def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
+        given = {(one.namespace, one.name): one for one in pods}
+        for key in self._pool_pods.keys() - given.keys():
+            self.remove_pool_pod(*key)
+        for one in given.values():
+            self.put_pool_pod(one)
+
+    def put_pool_pod(self, given: PoolPod) -> None:
+        key = (given.namespace, given.name)
+        self._pool_pods[key] = given
+        if self.sign is not None and key not in self._claims and self._shunned.get(given.uid, 0.0) < time.monotonic():
+            self.vacancies.add(given)
+
+    def remove_pool_pod(self, namespace: str, name: str) -> None:
+        key = (namespace, name)
+        known = self._pool_pods.pop(key, None)
+        if known is not None:
+            self._shunned.pop(known.uid, None)
+        self.vacancies.remove(namespace, name)
+        if key in self._claims:
+            # relabelled, and the other watch will say so, or gone
+            self._gateway.loop.call_later(_RELABEL_TIMEOUT, self._not_relabelled, self._claims[key])
+
+    def replace_peers(self, peers: Iterable[str]) -> None:
+        self._peers = frozenset(peers) | {self._settings.name}
+
+    def function_changed(self, function: FunctionState) -> None:
+        """Whether its requests may claim pods, by what the operator says of this very generation of it."""
+        manifest = function.function
+        function.claimable = (
+            self.sign is not None
+            and manifest is not None
+            and manifest.status.cold_start is not None
+            and manifest.status.cold_start.path == "Pool"
+            and manifest.status.observed_generation == manifest.metadata.generation
+            and function.failure is None
+        )
+        function.cold_reason = ColdStartReason.NOT_ELIGIBLE
+        if function.claimable and manifest is not None and manifest.spec.code.archive is not None:
+            self.code.prefetch(manifest.spec.code.archive)
+
+    # -- claiming
+
+    def claim(self, function: FunctionState) -> None:
+        """The function has requests waiting: claim what they need. `Dispatcher.claim`."""
+        if self._claiming or function.function is None:
+            return
+        runtime = function.function.spec.runtime or ""
+        if not self.vacancies.known(function.namespace, runtime):
+            function.cold_reason = ColdStartReason.NO_POOL
+            return
+        decision = decide(self._situation(function, runtime))
+        function.cold_reason = decision.reason
+        self._claiming = True
+        try:
+            for _ in range(decision.claims):
+                self._claim_one(function, runtime)
+        finally:
+            self._claiming = False
+        if decision.look_again is not None and function.waiters:
+            self._look_again(function, decision.look_again)
+
+    def _situation(self, function: FunctionState, runtime: str) -> Situation:
+        assert function.function is not None
+        pods = [one for one in function.pods.values() if one.status not in (PodStatus.DRAINING, PodStatus.GONE)]
+        key = function.key
+        return Situation(
+            waiting=len(function.waiters),
+            in_flight=function.in_flight,
+            max_replicas=function.max_replicas,
+            concurrency=function.function.spec.concurrency,
+            mean_duration=function.mean_duration,
+            running=self._gateway.loop.time() - function.busy_since if function.in_flight else 0.0,
+            cold_start=function.cold_start,
+            pool_cold_start=function.pool_cold_start,
+            pods=len(pods),
+            own=sum(one.claim is not None for one in pods),
+            free=self.vacancies.free(function.namespace, runtime),
+            rank=pool.rank(key, self._settings.name, self._peers),
+            gateways=len(self._peers),
+        )
+
+    def _claim_one(self, function: FunctionState, runtime: str) -> None:
+        vacancy = self.vacancies.take(function.namespace, runtime)
+        if vacancy is None or function.function is None:
+            return
+        taken = vacancy.pod
+        pod = Pod(
+            taken.namespace, taken.name, function.name, taken.host, taken.port, 1, "lambda", created_at=taken.created_at
+        )
+        claim = Claim(taken, pool.revision(function.function), vacancy.pool)
+        state = self._gateway.registry.claim(pod, claim)
+        vacancy.pool.pod = state
+        state.pool = vacancy.pool
+        self._gateway.upstream.pools.add(vacancy.pool)
+        self._claims[taken.namespace, taken.name] = state
+        self._gateway.dispatcher.set_status(state, PodStatus.READY)
+
+    def _freed(self, namespace: str, runtime: str) -> None:
+        """A pod became free: the function whose requests have waited longest may have use for it."""
+        for function in self._gateway.dispatcher.waiting():
+            if (
+                function.claimable
+                and function.namespace == namespace
+                and function.function is not None
+                and function.function.spec.runtime == runtime
+            ):
+                self.claim(function)
+
+    def _look_again(self, function: FunctionState, after: float) -> None:
+        now = self._gateway.loop.time()
+        if self._looks.get(function, 0.0) > now:
+            return
+        self._looks[function] = now + after
+        self._gateway.loop.call_later(after, self._look, function)
+
+    def _look(self, function: FunctionState) -> None:
+        self._looks.pop(function, None)
+        if function.claimable and function.waiters:
+            self.claim(function)
+
+    # -- a claim's way
+
+    def request(self, state: PodState, request_id: str, head: bytes, event: bytes) -> bytes:
+        """The first request to a claimed pod, instead of `head` and `event`. Raises `ValueError` if it is too large."""
+        claim, function = state.claim, state.function.function
+        assert claim is not None
+        assert self.sign is not None
+        if function is None:
+            raise ValueError("the Function is gone")
+        claim.revision = pool.revision(function)
+        config = config_of(function, region=self._settings.region, account=self._settings.account)
+        code = b""
+        if function.spec.code.archive is not None:
+            code, config = self.code.for_pod(function.spec.code.archive, config)
+        data = specialize_request(
+            head,
+            event,
+            function=function,
+            config=config,
+            pod_uid=claim.pod.uid,
+            request_id=request_id,
+            code=code,
+            now=time.time(),
+            sign=self.sign,
+        )
+        claim.stage = Stage.SENT
+        self._gateway.loop.call_later(_TELL_AFTER, self._tell, state)
+        return data
+
+    def start_timeout(self, state: PodState) -> float:
+        """Seconds that the first request to a claimed pod may take on top of its function's timeout."""
+        function = state.function.function
+        return FETCH_TIMEOUT if function is not None and function.spec.code.archive is not None else START_TIMEOUT
+
+    def accepted(self, state: PodState) -> None:
+        """The pod's answer is the event's: it is an ordinary pod of the function from now on."""
+        claim = state.claim
+        assert claim is not None
+        claim.stage = Stage.DONE
+        # in the loop's next turn: the answer leaves first
+        self._gateway.loop.call_soon(self._tell, state)
+
+    def refused(self, state: PodState, reason: str) -> None:
+        """The pod did not take the function, and ran nothing: it never was the function's."""
+        claim = state.claim
+        assert claim is not None
+        if reason not in (wire.REFUSED_TAKEN, wire.REFUSED_DRAINING):
+            logger.warning(
+                "a pool pod refused a function (%s): the gateway's private key and the pools' public key must be one pair, "
+                "the clocks of the nodes right, and gateway and pools of one version",
+                reason,
+                extra={"function": state.function.key, "pod": claim.pod.name},
+            )
+            self._shunned[claim.pod.uid] = time.monotonic() + _SHUN
+            self._gateway.loop.call_later(_SHUN + 0.1, self._back_to_pool, claim.pod)
+        else:
+            self._shunned[claim.pod.uid] = float("inf")
+        self._give_up(state)
+
+    def unreachable(self, state: PodState) -> None:
+        """The pod took no connection."""
+        claim = state.claim
+        assert claim is not None
+        self._give_up(state)
+        self._back_to_pool(claim.pod)
+
+    def never_arrived(self, state: PodState) -> None:
+        """As `seen_in_pool`, where no request of ours holds the pod: whoever waits for it gets another one."""
+        self.seen_in_pool(state)
+        self._gateway.dispatcher.changed(state.function)
+
+    def uncertain(self, state: PodState) -> None:
+        """The first request to a claimed pod got no answer: ask the pod whether it took the function."""
+        if state.status is not PodStatus.GONE:
+            self._gateway.dispatcher.set_status(state, PodStatus.STARTING)
+            self._gateway.dialer.dial(state)
+
+    def seen_in_pool(self, state: PodState) -> None:
+        """A function's pod says that it is nobody's: what was sent never reached it, or its container was started again."""
+        claim = state.claim
+        if claim is None or claim.confirmed:
+            logger.warning(
+                "a pod lost its function, as its container was started again: it is not used any more",
+                extra={"function": state.function.key, "pod": state.pod.name},
+            )
+            self._gateway.dispatcher.set_status(state, PodStatus.DRAINING)
+            self._gateway.upstream.drop(state)
+        else:
+            self._give_up(state)
+            self._back_to_pool(claim.pod)
+
+    def confirmed(self, state: PodState) -> None:
+        """The platform shows a claimed pod as the function's."""
+        if state.claim is not None:
+            state.claim.confirmed = True
+        self._claims.pop((state.pod.namespace, state.pod.name), None)
+
+    def is_claimed(self, namespace: str, name: str) -> bool:
+        """Whether a pod is a function's by a claim that the platform does not show yet."""
+        return (namespace, name) in self._claims
+
+    def told(self) -> tuple[ToldClaim, ...]:
+        """What a full demand report says."""
+        return tuple(
+            state.claim.as_told(state.function.name)
+            for state in self._claims.values()
+            if state.claim is not None and state.claim.stage is not Stage.CLAIMED
+        )
+
+    async def close(self) -> None:
+        await self.vacancies.close()
+        await self.code.close()
+
+    # -- inside
+
+    def _tell(self, state: PodState) -> None:
+        claim = state.claim
+        if claim is None or claim.told or claim.confirmed or state.status is PodStatus.GONE:
+            return
+        claim.told = True
+        self._gateway.demand.claimed(state.function, claim.as_told(state.function.name))
+
+    def _give_up(self, state: PodState) -> None:
+        self._claims.pop((state.pod.namespace, state.pod.name), None)
+        self._gateway.registry.give_up_claim(state)
+
+    def _back_to_pool(self, given: PoolPod) -> None:
+        known = self._pool_pods.get((given.namespace, given.name))
+        if known is not None:
+            self.put_pool_pod(known)
+
+    def _not_relabelled(self, state: PodState) -> None:
+        key = (state.pod.namespace, state.pod.name)
+        if self._claims.get(key) is state and key not in self._pool_pods:
+            logger.info(
+                "a claimed pool pod is gone",
+                extra={"function": names.function_key(key[0], state.pod.function), "pod": key[1]},
+            )
+            del self._claims[key]
+            self._gateway.registry.remove_pod(*key)

@@ -1,0 +1,50 @@
+"""The gateways' key: with it they say which function a pool pod becomes. Pods have only the public half."""
+
+import base64
+import binascii
+from pathlib import Path
+
+from kappa_gateway.settings import Settings
+
+
+class BadKey(Exception):
+    """The key that the settings name cannot be used; the message says which setting."""
+
+
+class Signer:
+    """Ed25519. Made from 32 bytes, RFC 8032's private key."""
+
+    def __init__(self, private_key: bytes) -> None:
+        # imported where pools are used: it takes some milliseconds, and a library of its own
+        from nacl.signing import SigningKey
+
+        self._key = SigningKey(private_key)
+
+    def __call__(self, message: bytes) -> bytes:
+        """The signature, 64 bytes."""
+        return self._key.sign(message).signature
+
+    @property
+    def public_key(self) -> str:
+        """Base64, as `KAPPA_POOL_PUBLIC_KEY` has it."""
+        return base64.b64encode(bytes(self._key.verify_key)).decode()
+
+
+def signer(settings: Settings) -> Signer | None:
+    """The signer for these settings; None where they name no key, and so no pool is used. Raises `BadKey`."""
+    text, where = settings.pool_private_key.get_secret_value(), "KAPPA_GATEWAY_POOL_PRIVATE_KEY"
+    if settings.pool_private_key_file:
+        where = f"{settings.pool_private_key_file} (KAPPA_GATEWAY_POOL_PRIVATE_KEY_FILE)"
+        try:
+            text = Path(settings.pool_private_key_file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadKey(f"the key of the pools cannot be read: {where}: {error}") from None
+    if not text.strip():
+        return None
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 32:
+        raise BadKey(f"the key of the pools is not 32 bytes in base64: {where}. Make one: openssl rand -base64 32")
+    return Signer(key)
