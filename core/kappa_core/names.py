@@ -44,7 +44,8 @@ ANNOTATION_CODE_HASH: Final = f"{GROUP}/code-sha256"
 ANNOTATION_REVISION: Final = f"{GROUP}/revision"
 """On a function's pod: the hash of its template, to tell pods of this spec from those of an earlier one."""
 ANNOTATION_FROM_POOL: Final = f"{GROUP}/from-pool"
-"""On a function's pod that was taken from a warm pool: the runtime whose pool it was."""
+"""On a function's pod that was taken from a warm pool: how often its container had been restarted by then. Once more, and
+its agent is a pool's again, and nobody's."""
 ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 

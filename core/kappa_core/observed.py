@@ -71,6 +71,31 @@ class PodFacts:
     """The one that is dialled."""
     spent: bool = False
     """Its agent waits for a runtime that worked, ended, and will be started again only after the kubelet's back-off."""
+    pool: str = ""
+    """Of a free pod in a warm pool: the runtime."""
+    from_pool: bool = False
+    """A function took it over from a pool."""
+    relapsed: bool = False
+    """It was restarted since: its agent is a pool's again, and its function's no more."""
+    operator: str = ""
+    """The operator that a pool pod belongs to, by that one's `name` setting."""
+    controller_uid: str = ""
+    template_hash: str = ""
+    image: str = ""
+    """Of the function's container."""
+    limits: tuple[str, str] = ("", "")
+    """Memory and cpu of the function's container; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSetFacts:
+    uid: str
+    deployment_uid: str
+    template_hash: str
+    number: int
+    """The Deployment's count of its templates: the highest is the newest."""
+    replicas: int
+    """As asked for (`spec.replicas`)."""
 
 
 def resource_version(raw: Raw) -> int:
@@ -81,7 +106,7 @@ def resource_version(raw: Raw) -> int:
 
 def deployment_facts(raw: Raw) -> DeploymentFacts:
     metadata, spec, status = raw["metadata"], raw.get("spec", {}), raw.get("status", {})
-    owner: Raw = next((ref for ref in metadata.get("ownerReferences", []) if ref.get("controller")), {})
+    owner = _controller(metadata)
     return DeploymentFacts(
         uid=metadata.get("uid", ""),
         resource_version=resource_version(raw),
@@ -151,7 +176,45 @@ def pod_facts(raw: Raw) -> PodFacts:
         problem=None if ready or worked else pod_problem(raw),
         port=int(port) if port.isdecimal() else 0,
         spent=worked and _backs_off(status),
+        **_pool_facts(raw),
     )
+
+
+def _pool_facts(raw: Raw) -> dict[str, Any]:
+    metadata = raw["metadata"]
+    labels = metadata.get("labels", {})
+    container: Raw = next(
+        (c for c in raw.get("spec", {}).get("containers", []) if c.get("name") == names.CONTAINER_FUNCTION), {}
+    )
+    limits = container.get("resources", {}).get("limits", {})
+    before = metadata.get("annotations", {}).get(names.ANNOTATION_FROM_POOL)
+    restarts = sum(c.get("restartCount", 0) for c in raw.get("status", {}).get("containerStatuses", []))
+    return {
+        "pool": labels.get(names.LABEL_POOL, ""),
+        "from_pool": before is not None,
+        "relapsed": before is not None and str(restarts) != before,
+        "operator": labels.get(names.LABEL_OPERATOR, ""),
+        "controller_uid": _controller(metadata).get("uid", ""),
+        "template_hash": labels.get(names.POD_TEMPLATE_HASH, ""),
+        "image": container.get("image", ""),
+        "limits": (str(limits.get("memory", "")), str(limits.get("cpu", ""))),
+    }
+
+
+def replica_set_facts(raw: Raw) -> ReplicaSetFacts:
+    metadata = raw["metadata"]
+    number = str(metadata.get("annotations", {}).get("deployment.kubernetes.io/revision", ""))
+    return ReplicaSetFacts(
+        uid=metadata["uid"],
+        deployment_uid=_controller(metadata).get("uid", ""),
+        template_hash=metadata.get("labels", {}).get(names.POD_TEMPLATE_HASH, ""),
+        number=int(number) if number.isdecimal() else 0,
+        replicas=raw.get("spec", {}).get("replicas", 0),
+    )
+
+
+def _controller(metadata: Raw) -> Raw:
+    return next((ref for ref in metadata.get("ownerReferences", []) if ref.get("controller")), {})
 
 
 def _agent_is_ready(status: Raw) -> bool:

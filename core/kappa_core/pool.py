@@ -13,12 +13,10 @@ from typing import Final
 
 from kappa_core.durations import parse_quantity
 from kappa_core.function import ColdStart, Function
+from kappa_core.specialize import is_read_at_start
 
 CLAIM_WINDOW: Final = 60.0
 """Seconds for which a claim keeps its pool larger."""
-HARMLESS_VARIABLES: Final = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONIOENCODING"})
-"""Of Python's own variables those that a running interpreter can do without, or that the agent sees to."""
-_AT_START: Final = ("PYTHON", "LD_", "GLIBC_", "MALLOC_")
 _REFERENCE: Final = re.compile(r"\$\$|\$\(([^)]*)\)")
 
 
@@ -36,8 +34,8 @@ class PoolSettings:
     """What a burst may raise a pool to. A size above it stays as it is."""
     memory_limit: str = "512Mi"
     """Of a free pod. A Function with more does not use the pool."""
-    preload: tuple[str, ...] = ()
-    """Modules that the runtime process imports before it knows its function."""
+    preload: tuple[str, ...] | None = None
+    """Modules that the runtime process imports before it knows its function; None: the agent's own choice."""
     public_key: str = ""
     """Base64 of the Ed25519 key that `specialize` is verified with."""
     operator: str = ""
@@ -94,7 +92,7 @@ def _variable_at_start(function: Function) -> str | None:
     for variable in function.spec.env:
         if variable.value_from is not None:
             return f"spec.env {variable.name}: valueFrom is read when a pod starts"
-        if variable.name.startswith(_AT_START) and variable.name not in HARMLESS_VARIABLES:
+        if is_read_at_start(variable.name):
             return f"spec.env {variable.name} is read when a process starts"
         for reference in _REFERENCE.finditer(variable.value or ""):
             if reference[1] is not None and reference[1] not in known:

@@ -6,7 +6,7 @@ from typing import Final
 
 from kappa_core import names, wire
 from kappa_core.containers import CONTAINER_SECURITY, Manifest, Platform, ready_probe
-from kappa_core.durations import parse_duration
+from kappa_core.durations import mebibytes, parse_duration
 from kappa_core.function import Function
 from kappa_core.function.spec import MAX_TIMEOUT
 from kappa_core.manifests import GRACE_MARGIN_SECONDS, POD_SECURITY
@@ -87,7 +87,6 @@ def _container(runtime: str, platform: Platform, settings: PoolSettings) -> Mani
             {"name": "KAPPA_POOL", "value": "1"},
             {"name": "KAPPA_RUNTIME", "value": runtime},
             {"name": "KAPPA_POOL_PUBLIC_KEY", "value": settings.public_key},
-            *([{"name": "KAPPA_POOL_PRELOAD", "value": ",".join(settings.preload)}] if settings.preload else []),
             {"name": "KAPPA_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "KAPPA_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         ],
@@ -97,13 +96,22 @@ def _container(runtime: str, platform: Platform, settings: PoolSettings) -> Mani
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": copy.deepcopy(CONTAINER_SECURITY),
     }
+    if settings.preload is not None:
+        container["env"].append({"name": "KAPPA_POOL_PRELOAD", "value": ",".join(settings.preload)})
     if image.pull_policy is not None:
         container["imagePullPolicy"] = image.pull_policy
     return container
 
 
 def resources(function: Function) -> Manifest:
-    """What a pod that was taken from a pool is resized to: the function's own memory and cpu."""
+    """What a pod that was taken from a pool is resized to: the function's own memory and cpu.
+
+    Free pods are Burstable, and a resize may not make them Guaranteed: where memory and cpu both have limits that would be
+    the requests, the request of memory is 1 MiB less.
+    """
     spec = function.spec
-    own = {"memory": spec.memory, **({"cpu": spec.cpu} if spec.cpu else {})}
-    return {"requests": own, "limits": dict(own)}
+    limits = {"memory": spec.memory}
+    if not spec.cpu:
+        return {"requests": dict(limits), "limits": limits}
+    limits["cpu"] = spec.cpu
+    return {"requests": {**limits, "memory": f"{mebibytes(spec.memory) - 1}Mi"}, "limits": limits}

@@ -52,6 +52,7 @@ class Observation:
     init_failures: Mapping[str, Problem] = field(default_factory=dict)
     """Pod uid → what its agent says went wrong when the code was loaded."""
     url: str | None = None
+    cold_start: ColdStart = COLD_START
 
 
 def derive(observation: Observation, previous: FunctionStatus, now: str) -> FunctionStatus:
@@ -75,7 +76,7 @@ def derive(observation: Observation, previous: FunctionStatus, now: str) -> Func
         replicas=deployment.total if deployment else 0,
         ready_replicas=deployment.ready if deployment else 0,
         url=observation.url,
-        cold_start=COLD_START,
+        cold_start=observation.cold_start,
         verified_revision=verified,
     )
 

@@ -17,14 +17,17 @@ import kopf
 from aiohttp import web
 
 from kappa_operator import watch
+from kappa_operator.adoption import Adoption
 from kappa_operator.cache import Cache
+from kappa_operator.claims import Claims
 from kappa_operator.client import Api, ApiError, NotLeader, load_configuration
-from kappa_operator.demand_stream import DemandStreams
+from kappa_operator.demand_stream import DemandStreams, Listeners
 from kappa_operator.events import EventRecorder
 from kappa_operator.gateways import GatewayWatch
 from kappa_operator.kube import KubeScaleApi
 from kappa_operator.lease import Lease, LeaseLost, LeaseTimes
 from kappa_operator.metrics import Metrics
+from kappa_operator.pools import Pools
 from kappa_operator.probes import InitProbes
 from kappa_operator.reconcile import Reconciler
 from kappa_operator.relist import Relister
@@ -36,6 +39,7 @@ from kappa_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
+POOL_WORKERS: Final = 2
 RELIST_RETRY: Final = 2.0
 STOP_SECONDS: Final = 10.0
 KOPF_STOP_SECONDS: Final = 8.0
@@ -85,17 +89,41 @@ class Operator:
                 exc_info=None if expected else error,
             )
 
+        def pool_failed(key: str, error: Exception) -> None:
+            log.warning(
+                "cannot bring a warm pool to its size, will try again",
+                extra={"pool": key, "error": str(error) or type(error).__name__},
+            )
+
         queue = WorkQueue(work, settings.workers, failed)
+        pool_queue = WorkQueue(lambda key: pools.reconcile(key), POOL_WORKERS, pool_failed)
+        pools = Pools(api, cache, settings.platform(), settings.pools(), pool_queue.add)
         scaler = Scaler(KubeScaleApi(api), cache.pods_for, observe=metrics.scale)
         probes = InitProbes(queue.add)
         verifier = Verifier(scaler, settings.verify_concurrency, settings.verify_timeout)
         events = EventRecorder(api, settings.identity)
-        reconciler = Reconciler(api, cache, settings.platform(), settings.gateway_url, scaler, verifier, probes, events)
-        streams = DemandStreams(scaler, settings.demand_timeout)
-        relister = Relister(api, cache, settings.namespaces, settings.function_selector)
+        claims = Claims(
+            cache, settings.name, queue.add, pools.claimed, retire=lambda pod, why: adoption.retire(pod, why)
+        )
+        adoption = Adoption(api, cache, settings.platform(), settings.pools(), scaler, claims, observe=metrics.pool_pod)
+        reconciler = Reconciler(
+            api,
+            cache,
+            settings.platform(),
+            settings.gateway_url,
+            scaler,
+            verifier,
+            probes,
+            events,
+            adoption,
+            settings.pools(),
+        )
+        streams = DemandStreams(Listeners(scaler, claims), settings.demand_timeout)
+        relister = Relister(api, cache, settings.namespaces, settings.function_selector, settings.name)
         health.waiting = lambda: len(queue)
         metrics.gauge("queue_depth", "Functions that wait to be reconciled.", lambda: float(len(queue)))
         metrics.gauge("functions", "Functions served.", lambda: float(len(cache.functions)))
+        metrics.gauge("pool_pods", "Free pods in warm pools.", lambda: float(len(cache.free_pods())))
         metrics.gauge("unverified", "Pod templates that were not seen to start yet.", lambda: float(len(verifier)))
         metrics.gauge("demand_streams", "Gateways whose demand is known.", lambda: float(len(streams.connected)))
 
@@ -104,27 +132,35 @@ class Operator:
         ours: list[asyncio.Task[Any]] = []
         kopf_stop, kopf_task = asyncio.Event(), None
         try:
-            if not await self._unless_stopped(self._first_list(relister, queue), keeping):
+            if not await self._unless_stopped(self._first_list(relister, queue, pools), keeping):
                 return self._verdict([keeping])
             health.synced = True
             running: dict[str, Coroutine[Any, Any, None]] = {
                 "work queue": queue.run(),
+                "pool queue": pool_queue.run(),
+                "claims": claims.run(),
                 "scaler": scaler.run(),
                 "init probes": probes.run(),
                 "events": events.run(),
                 "demand streams": streams.run(),
-                "relist": self._relist_now_and_then(relister, queue),
+                "relist": self._relist_now_and_then(relister, queue, pools),
             }
             if settings.gateways:
                 streams.set_gateways({url: url for url in settings.gateways})
             else:
                 running["gateway watch"] = GatewayWatch(api, settings.namespace, streams.set_gateways).run()
             ours += [asyncio.create_task(part, name=name) for name, part in running.items()]
-            registry = watch.registry(watch.Watcher(cache, queue.add), api)
+
+            def look_at(key: str) -> None:
+                pools.look(key)
+                queue.add(key)
+
+            registry = watch.registry(watch.Watcher(cache, look_at, pool_queue.add, settings.name), api)
             kopf_task = await self._start_kopf(registry, relister.served, kopf_stop)
             await self._first_of(keeping, kopf_task, *ours)
             code = self._verdict([keeping, kopf_task, *ours])
             if not keeping.done():
+                pool_queue.stop()
                 await self._drain(queue, verifier)
             return code
         finally:
@@ -178,10 +214,10 @@ class Operator:
             return 1
         return 0
 
-    async def _first_list(self, relister: Relister, queue: WorkQueue) -> None:
+    async def _first_list(self, relister: Relister, queue: WorkQueue, pools: Pools) -> None:
         while True:
             try:
-                await self._relist(relister, queue)
+                await self._relist(relister, queue, pools)
                 return
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 hint = ""
@@ -190,22 +226,23 @@ class Operator:
                 log.warning("cannot list, will try again", extra={"error": str(error), "hint": hint})
                 await asyncio.sleep(RELIST_RETRY)
 
-    async def _relist(self, relister: Relister, queue: WorkQueue) -> None:
+    async def _relist(self, relister: Relister, queue: WorkQueue, pools: Pools) -> None:
         started = time.perf_counter()
         keys = await relister.relist()
+        pools.relisted()
         for key in sorted(keys):
             queue.add(key)
         seconds = time.perf_counter() - started
         self._metrics.relist_seconds.observe(seconds)
         log.info("listed", extra={"functions": len(keys), "seconds": round(seconds, 3)})
 
-    async def _relist_now_and_then(self, relister: Relister, queue: WorkQueue) -> None:
+    async def _relist_now_and_then(self, relister: Relister, queue: WorkQueue, pools: Pools) -> None:
         """Ends when other namespaces can be served than before: kopf watches what it was started with."""
         served = relister.served
         while True:
             await asyncio.sleep(self._settings.resync_interval)
             try:
-                await self._relist(relister, queue)
+                await self._relist(relister, queue, pools)
             except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
                 log.warning("cannot list, will try again", extra={"error": str(error)})
                 continue

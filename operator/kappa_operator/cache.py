@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from kappa_core import names
 from kappa_core.function import Condition, Function, FunctionStatus
 from kappa_core.observed import DeploymentFacts, PodFacts, deployment_facts, pod_facts, resource_version
+from kappa_core.pool_manifest import pool_deployment_name
 
 Raw = Mapping[str, Any]
 
@@ -113,10 +114,14 @@ class Cache:
     """Function key → its Deployment."""
     pods: Store[PodRecord] = field(default_factory=Store)
     """`namespace/pod` → record."""
+    pools: Store[DeploymentFacts] = field(default_factory=Store)
+    """`namespace/runtime` → the Deployment of its warm pods."""
     config_maps: Store[ConfigMapFacts] = field(default_factory=Store)
     """`namespace/name` → facts."""
     pods_of: dict[str, set[str]] = field(default_factory=dict)
     """Function key → pod keys."""
+    free: dict[str, set[str]] = field(default_factory=dict)
+    """`namespace/runtime` → keys of the pods in its warm pool."""
     users_of: dict[str, set[str]] = field(default_factory=dict)
     """ConfigMap key → Function keys that refer to it."""
     _references: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -125,9 +130,18 @@ class Cache:
         records = [self.pods.get(key) for key in sorted(self.pods_of.get(function_key, ()))]
         return [record.facts for record in records if record is not None]
 
+    def free_pods(self) -> list[PodFacts]:
+        """The pods of all pools that no function has taken over."""
+        records = [self.pods.get(key) for keys in self.free.values() for key in keys]
+        return [record.facts for record in records if record is not None]
+
     def put_pod(self, key: str, record: PodRecord) -> None:
-        self.pods.put(key, record)
-        self.pods_of.setdefault(names.function_key(record.facts.namespace, record.facts.function), set()).add(key)
+        known = self.pods.get(key)
+        if not self.pods.put(key, record):
+            return
+        if known is not None:
+            self._forget_pod(key, known)
+        self._index(key, record)
 
     def remove_pod(self, key: str) -> PodRecord | None:
         record = self.pods.remove(key)
@@ -135,22 +149,31 @@ class Cache:
             self._forget_pod(key, record)
         return record
 
+    def _group(self, facts: PodFacts) -> tuple[dict[str, set[str]], str]:
+        if facts.pool and not facts.function:
+            return self.free, pool_key(facts.namespace, facts.pool)
+        return self.pods_of, names.function_key(facts.namespace, facts.function)
+
+    def _index(self, key: str, record: PodRecord) -> None:
+        index, owner = self._group(record.facts)
+        index.setdefault(owner, set()).add(key)
+
     def _forget_pod(self, key: str, record: PodRecord) -> None:
-        function = names.function_key(record.facts.namespace, record.facts.function)
-        pods = self.pods_of.get(function)
+        index, owner = self._group(record.facts)
+        pods = index.get(owner)
         if pods is not None:
             pods.discard(key)
             if not pods:
-                del self.pods_of[function]
+                del index[owner]
 
     def reindex_pods(self) -> None:
         """After a relist: which pods are whose, from scratch."""
         self.pods_of.clear()
+        self.free.clear()
         for key in self.pods:
             record = self.pods.get(key)
             if record is not None:
-                function = names.function_key(record.facts.namespace, record.facts.function)
-                self.pods_of.setdefault(function, set()).add(key)
+                self._index(key, record)
 
     def refer(self, function_key: str, config_maps: Iterable[str]) -> None:
         """Say which ConfigMaps a Function uses, so that their changes reach it."""
@@ -180,6 +203,19 @@ def deployment_function_key(raw: Raw) -> str | None:
     if not name or metadata["name"] != names.deployment_name(name):
         return None
     return names.function_key(metadata["namespace"], name)
+
+
+def pool_key(namespace: str, runtime: str) -> str:
+    return f"{namespace}/{runtime}"
+
+
+def deployment_pool_key(raw: Raw, operator: str = "") -> str | None:
+    """The key of the pool that a Deployment is, if it is one of this operator's."""
+    labels = raw["metadata"].get("labels", {})
+    runtime = labels.get(names.LABEL_POOL, "")
+    if not runtime or raw["metadata"]["name"] != pool_deployment_name(runtime, operator):
+        return None
+    return pool_key(raw["metadata"]["namespace"], runtime)
 
 
 def function_record(raw: Raw) -> FunctionRecord:

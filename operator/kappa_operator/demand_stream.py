@@ -23,6 +23,28 @@ class Sink(Protocol):
     def report(self, gateway: str, report: demand.DemandReport) -> None: ...
 
 
+class ClaimSink(Protocol):
+    def report(self, gateway: str, report: demand.DemandReport) -> None: ...
+
+
+class Listeners:
+    """One sink for two: scaling hears of demand first, for a cold start waits for it; then claims are looked at."""
+
+    def __init__(self, scaler: Sink, claims: ClaimSink) -> None:
+        self._claims = claims
+        self._scaler = scaler
+
+    def connected(self, gateway: str) -> None:
+        self._scaler.connected(gateway)
+
+    def disconnected(self, gateway: str) -> None:
+        self._scaler.disconnected(gateway)
+
+    def report(self, gateway: str, report: demand.DemandReport) -> None:
+        self._scaler.report(gateway, report)
+        self._claims.report(gateway, report)
+
+
 class DemandStreams:
     """`set_gateways` says which there are (name → base URL); `run` holds the session until cancelled."""
 

@@ -33,6 +33,13 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 10),
             registry=self.registry,
         )
+        pool_pods = Counter(
+            "kappa_operator_claimed_pool_pods_total",
+            "What became of pool pods that gateways made functions': taken over, then adopted by a ReplicaSet, or retired.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.pool_pods = {outcome: pool_pods.labels(outcome) for outcome in ("taken_over", "adopted", "retired")}
         self.relist_seconds = Histogram(
             "kappa_operator_relist_duration_seconds", "How long a full list takes.", registry=self.registry
         )
@@ -41,6 +48,10 @@ class Metrics:
         """Replicas were changed `up` or `down`, `seconds` after that was decided."""
         self.scaled[direction].inc()
         self.scale_seconds.observe(seconds)
+
+    def pool_pod(self, outcome: str) -> None:
+        """`taken_over`, `adopted` or `retired`."""
+        self.pool_pods[outcome].inc()
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(f"kappa_operator_{name}", text, registry=self.registry).set_function(read)

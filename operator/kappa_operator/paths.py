@@ -6,6 +6,7 @@ from kappa_core import names
 
 FUNCTIONS = f"apis/{names.API_VERSION}/{{}}{names.PLURAL}"
 DEPLOYMENTS = "apis/apps/v1/{}deployments"
+REPLICA_SETS = "apis/apps/v1/{}replicasets"
 PODS = "api/v1/{}pods"
 CONFIG_MAPS = "api/v1/{}configmaps"
 LEASES = "apis/coordination.k8s.io/v1/{}leases"

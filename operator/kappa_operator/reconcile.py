@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from kappa_core import manifests, names, scaling
+from kappa_core import manifests, names, pool, scaling
 from kappa_core.function import Function, FunctionStatus
 from kappa_core.manifests import Manifest, Platform
-from kappa_core.observed import PodFacts, Problem
+from kappa_core.observed import DeploymentFacts, PodFacts, Problem
+from kappa_core.pool import PoolSettings
 from kappa_core.reasons import Reason
-from kappa_core.status import Observation, derive, material, seen_problem
+from kappa_core.status import COLD_START, Observation, derive, material, seen_problem
 from kappa_operator import paths
 from kappa_operator.cache import Cache, FunctionRecord, Raw, function_record
 from kappa_operator.client import ApiError
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MISSING_GRACE: Final = 0.5
 """Seconds in which a ConfigMap may follow its Function: `kubectl apply` sends a file's objects one after the other."""
+NO_POOLS: Final = PoolSettings()
 SOFT_STATUS_DELAY: Final = 1.0
 """Seconds that mere counts of pods wait before they are written: a cold start has better use for the API server."""
 
@@ -48,6 +50,13 @@ class InitProbing(Protocol):
     def forget(self, key: str) -> None: ...
 
 
+class Adopting(Protocol):
+    async def adopt(
+        self, key: str, record: FunctionRecord, deployment: DeploymentFacts | None, revision: str
+    ) -> float | None: ...
+    async def abandon(self, key: str) -> None: ...
+
+
 class Events(Protocol):
     def status_changed(self, record: FunctionRecord, old: FunctionStatus, new: FunctionStatus) -> None: ...
 
@@ -63,6 +72,8 @@ class Reconciler:
         verifier: Verifying,
         probes: InitProbing,
         events: Events,
+        adoption: Adopting,
+        pools: PoolSettings = NO_POOLS,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], str] = lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     ) -> None:
@@ -74,6 +85,8 @@ class Reconciler:
         self._verifier = verifier
         self._probes = probes
         self._events = events
+        self._adoption = adoption
+        self._pools = pools
         self._clock = clock
         self._now = now
         self._deployments = Deployments(api, cache, scaler.wanted, clock)
@@ -85,6 +98,7 @@ class Reconciler:
         record = self._cache.functions.get(key)
         if record is None or record.deleting:
             self._forget(key)
+            await self._adoption.abandon(key)
             return None
         problem, desired, again = self._desired(key, record)
         if problem is None and desired is None:
@@ -100,16 +114,19 @@ class Reconciler:
         if record.function is not None and deployment is not None:
             spec = _scaling_spec(record.function)
             self._scaler.update(key, spec, deployment.replicas, deployment.resource_version)
+        revision = manifests.revision(desired) if desired else ""
+        again = _sooner(again, await self._adoption.adopt(key, record, deployment, revision))
         pods = self._cache.pods_for(key)
         await self._replace_spent(key, pods)
         observation = Observation(
             generation=record.generation,
-            revision=manifests.revision(desired) if desired else "",
+            revision=revision,
             problem=problem,
             deployment=deployment,
             pods=pods,
             init_failures=self._probes.failures(key, pods),
             url=f"{self._gateway_url}/fn/{record.namespace}/{record.name}",
+            cold_start=pool.cold_start(record.function, self._pools) if record.function else COLD_START,
         )
         status, later = await self._write_status(key, record, observation)
         if record.function is not None and deployment is not None:
@@ -128,9 +145,10 @@ class Reconciler:
         self._probes.forget(key)
 
     async def _replace_spent(self, key: str, pods: list[PodFacts]) -> None:
-        """A new pod is there in a second; a container that ended twice is started again after 10 s, then 20, up to 300."""
+        """A new pod is there in a second; a container that ended twice is started again after 10 s, then 20, up to 300.
+        And one that came from a pool is nobody's once it was restarted."""
         for pod in pods:
-            if pod.spent and not pod.terminating:
+            if (pod.spent or pod.relapsed) and not pod.terminating:
                 try:
                     await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
                 except ApiError as error:

@@ -12,14 +12,17 @@ from kappa_operator import cache as facts
 from kappa_operator import paths
 from kappa_operator.cache import Cache, Raw, Store
 from kappa_operator.client import Api, ApiError
-from kappa_operator.watch import CONFIG_MAPS, FUNCTION_PODS
+from kappa_operator.watch import CONFIG_MAPS, OURS, POOLS
 
 log = logging.getLogger(__name__)
 
 
 class Relister:
-    def __init__(self, api: Api, cache: Cache, namespaces: Sequence[str], function_selector: str) -> None:
+    def __init__(
+        self, api: Api, cache: Cache, namespaces: Sequence[str], function_selector: str, operator: str = ""
+    ) -> None:
         self._functions = function_selector
+        self._operator = operator
         self._api = api
         self._cache = cache
         self._namespaces: Sequence[str | None] = namespaces or [None]
@@ -31,7 +34,7 @@ class Relister:
         return [namespace for namespace in self._namespaces if namespace and namespace not in self._refused]
 
     async def relist(self) -> set[str]:
-        """Every Function's key there is or was: all of them are looked at again. Raises what the API raises."""
+        """Every Function's key there is or was, or that a pod names: all of them are looked at again. Raises what the API raises."""
         cache = self._cache
         before = set(cache.functions)
         self._refused = set()
@@ -42,12 +45,20 @@ class Relister:
             cache.deployments,
             facts.deployment_record,
             facts.deployment_function_key,
-            labelSelector=FUNCTION_PODS,
+            labelSelector=OURS,
         )
-        await self._list(paths.PODS, cache.pods, facts.pod_record, labelSelector=FUNCTION_PODS)
+        await self._list(
+            paths.DEPLOYMENTS,
+            cache.pools,
+            facts.deployment_record,
+            lambda raw: facts.deployment_pool_key(raw, self._operator),
+            labelSelector=POOLS,
+        )
+        await self._list(paths.PODS, cache.pods, facts.pod_record, labelSelector=OURS)
         cache.reindex_pods()
         await self._list(paths.FUNCTIONS, cache.functions, facts.function_record, labelSelector=self._functions)
-        return before | set(cache.functions)
+        # With pods that were taken over for a Function that is gone.
+        return before | set(cache.functions) | set(cache.pods_of)
 
     async def _list(
         self,

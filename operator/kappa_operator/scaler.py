@@ -102,6 +102,16 @@ class Scaler:
             state.held = False
             self._evaluate(key, state)
 
+    def taken_over(self, key: str, pods: int) -> None:
+        """Gateways have made pool pods the Function's, which has so many now: they were needed, and find their place in
+        its ReplicaSet only when that wants as many."""
+        state = self._functions.get(key)
+        if state is not None:
+            pods = min(pods, state.spec.max_replicas)
+            state.history.add(self._clock(), pods)
+            state.decided = max(state.decided, pods)
+            self._evaluate(key, state)
+
     def wanted(self, key: str, default: int) -> int:
         """Replicas to create a Deployment with, so that one that was deleted by hand comes back as it was."""
         state = self._functions.get(key)

@@ -2,14 +2,19 @@
 
 import os
 import socket
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kappa_core import manifests, names
+from kappa_core.durations import QUANTITY_PATTERN
+from kappa_core.pool import PoolSettings
 
 PREFIX: Final = "KAPPA_OPERATOR_"
+
+
+PoolSize = Annotated[int, Field(ge=0, le=1000)]
 
 
 class RuntimeSetting(BaseModel):
@@ -54,6 +59,31 @@ class Settings(BaseSettings):
     )
     region: str = Field(default="us-east-1", description="The AWS region that functions see.")
     account: str = Field(default="000000000000", description="The AWS account id in functions' ARNs.")
+
+    pool_size: int = Field(default=0, ge=0, le=1000, description="Free pods in each warm pool; 0: no pools.")
+    pool_runtimes: dict[str, PoolSize] = Field(
+        default_factory=dict, description='Runtime → size, in place of POOL_SIZE, JSON: {"python3.13": 3}.'
+    )
+    pool_namespaces: dict[str, dict[str, PoolSize]] = Field(
+        default_factory=dict,
+        description='Namespace → runtime → size, before both, JSON: {"team-a": {"python3.13": 0}}.',
+    )
+    pool_max_size: int = Field(
+        default=10, ge=1, le=1000, description="The most that a burst of claims raises a pool to."
+    )
+    pool_memory_limit: str = Field(
+        default="512Mi",
+        pattern=QUANTITY_PATTERN,
+        description="A free pod's memory limit; Functions with more start pods of their own.",
+    )
+    pool_preload: list[str] | None = Field(
+        default=None,
+        description="JSON list of modules that a free pod has imported. Default: the runtime image's own choice.",
+    )
+    pool_public_key: str = Field(
+        default="",
+        description="Base64 of the Ed25519 key that the gateways' signatures are checked with; empty: no pools.",
+    )
 
     host: str = Field(default="0.0.0.0", description="The address that health and metrics listen on.")  # noqa: S104
     port: int = Field(
@@ -106,6 +136,18 @@ class Settings(BaseSettings):
             agent=manifests.RuntimeImage(image=self.agent_image) if self.agent_image else None,
             region=self.region,
             account=self.account,
+        )
+
+    def pools(self) -> PoolSettings:
+        return PoolSettings(
+            size=self.pool_size,
+            runtimes=self.pool_runtimes,
+            namespaces=self.pool_namespaces,
+            max_size=self.pool_max_size,
+            memory_limit=self.pool_memory_limit,
+            preload=None if self.pool_preload is None else tuple(self.pool_preload),
+            public_key=self.pool_public_key,
+            operator=self.name,
         )
 
 

@@ -12,23 +12,37 @@ import kopf
 from kopf import ConnectionInfo, OperatorRegistry, OperatorSettings
 
 from kappa_core import names
+from kappa_core.observed import DeploymentFacts
 from kappa_operator import cache as facts
-from kappa_operator.cache import Cache
+from kappa_operator.cache import Cache, Store
 from kappa_operator.client import Api
 
 log = logging.getLogger(__name__)
 
-FUNCTION_PODS: Final = f"{names.LABEL_FUNCTION},{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+OURS: Final = (
+    f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},"
+    f"{names.LABEL_COMPONENT} in ({names.COMPONENT_FUNCTION},{names.COMPONENT_POOL})"
+)
+"""Functions' and pools' Deployments and pods."""
+POOLS: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_POOL}"
 CONFIG_MAPS: Final = "metadata.name!=kube-root-ca.crt"
 """Every namespace has that one, and no function uses it."""
 
 
 class Watcher:
-    """Feeds `cache` and `enqueue` with what kopf sees."""
+    """Feeds `cache`, and `enqueue` and `enqueue_pool` with the keys of what kopf sees."""
 
-    def __init__(self, cache: Cache, enqueue: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        enqueue: Callable[[str], None],
+        enqueue_pool: Callable[[str], None] = lambda key: None,
+        operator: str = "",
+    ) -> None:
         self._cache = cache
         self._enqueue = enqueue
+        self._enqueue_pool = enqueue_pool
+        self._operator = operator
 
     def function(self, raw: Mapping[str, Any], *, gone: bool) -> None:
         key = facts.object_key(raw)
@@ -42,16 +56,30 @@ class Watcher:
 
     def deployment(self, raw: Mapping[str, Any], *, gone: bool) -> None:
         key = facts.deployment_function_key(raw)
-        if key is None:
+        if key is not None:
+            self._deployment(self._cache.deployments, key, raw, self._enqueue, gone=gone)
             return
+        key = facts.deployment_pool_key(raw, self._operator)
+        if key is not None:
+            self._deployment(self._cache.pools, key, raw, self._enqueue_pool, gone=gone)
+
+    def _deployment(
+        self,
+        store: Store[DeploymentFacts],
+        key: str,
+        raw: Mapping[str, Any],
+        enqueue: Callable[[str], None],
+        *,
+        gone: bool,
+    ) -> None:
         if gone:
-            known = self._cache.deployments.get(key)
+            known = store.get(key)
             if known is not None and known.uid != raw["metadata"].get("uid"):
                 return
-            self._cache.deployments.remove(key)
-        elif not self._cache.deployments.put(key, facts.deployment_record(raw)):
+            store.remove(key)
+        elif not store.put(key, facts.deployment_record(raw)):
             return
-        self._enqueue(key)
+        enqueue(key)
 
     def pod(self, raw: Mapping[str, Any], *, gone: bool) -> None:
         key = facts.object_key(raw)
@@ -60,7 +88,8 @@ class Watcher:
             self._cache.remove_pod(key)
         else:
             self._cache.put_pod(key, record)
-        self._enqueue(names.function_key(record.facts.namespace, record.facts.function))
+        if record.facts.function:
+            self._enqueue(names.function_key(record.facts.namespace, record.facts.function))
 
     def config_map(self, raw: Mapping[str, Any], *, gone: bool) -> None:
         key = facts.object_key(raw)
@@ -111,8 +140,8 @@ def settings(function_selector: str) -> OperatorSettings:
     options.watching.reconnect_backoff = 0.1
     options.watching.chunk_size = 250
     options.watching.label_selectors[names.GROUP, names.VERSION, names.PLURAL] = function_selector
-    options.watching.label_selectors["deployments"] = FUNCTION_PODS
-    options.watching.label_selectors["pods"] = FUNCTION_PODS
+    options.watching.label_selectors["deployments"] = OURS
+    options.watching.label_selectors["pods"] = OURS
     options.watching.field_selectors["configmaps"] = CONFIG_MAPS
     options.networking.request_timeout = 30
     # A task per object lives this long after its last event.

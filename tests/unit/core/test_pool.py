@@ -28,7 +28,7 @@ def function(name: str = "hello", namespace: str = "default", **spec: Any) -> Fu
         {},
         {"memory": "512Mi", "cpu": "2", "timeout": "1h", "scaling": {"minReplicas": 1}},
         {"env": [{"name": "A", "value": "x"}, {"name": "B", "value": "$(A)y, $$(C), $D, 5$"}]},
-        {"env": [{"name": "PYTHONUNBUFFERED", "value": "1"}, {"name": "TZ", "value": "Europe/Vienna"}]},
+        {"env": [{"name": "TZ", "value": "Europe/Vienna"}]},
         {"code": {"archive": {"url": "https://example.com/a.zip", "sha256": "0" * 64}}},
     ],
 )

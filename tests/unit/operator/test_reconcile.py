@@ -39,6 +39,12 @@ class Recorder:
     def failures(self, key: str, pods: Any) -> dict[str, Any]:
         return self.init
 
+    async def adopt(self, key: str, record: Any, deployment: Any, revision: str) -> None:
+        return None
+
+    async def abandon(self, key: str) -> None:
+        return None
+
     def status_changed(self, record: Any, old: Any, new: Any) -> None:
         self.events.append((record.name, new.conditions[0].reason))
 
@@ -59,6 +65,7 @@ class Operator:
             self.cache,
             platform,
             "http://gateway",
+            self.told,
             self.told,
             self.told,
             self.told,

@@ -1,0 +1,189 @@
+"""Which pool pods gateways have made functions', and which of those confirm it.
+
+Gateways' claims alone decide whose a pod is. What the pod says of itself only confirms that it was taken: a function's
+code could make its own pod say anything. A pod that is specialized and that no gateway speaks for is deleted, with its
+grace period.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final, TypeVar
+
+import aiohttp
+
+from kappa_core import adoption, names, wire
+from kappa_core.demand import Claim, DemandReport
+from kappa_core.observed import PodFacts
+from kappa_operator.cache import Cache
+from kappa_operator.client import ApiError, NotLeader
+
+log = logging.getLogger(__name__)
+
+PROBE_INTERVAL: Final = 10.0
+PROBE_SECONDS: Final = 2.0
+"""How long a pod may take to answer."""
+CONFIRM_DELAYS: Final = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.0)
+"""Seconds between looks at a pod that a gateway has just claimed: its request may not have reached it yet."""
+CONCURRENCY: Final = 50
+MAX_ANSWER: Final = 64 * 1024
+T = TypeVar("T")
+
+
+class Claims:
+    """`report` takes what gateways say; `confirmed` is for the reconciling of the Function that a pod is taken for.
+
+    `enqueue` puts a Function's key on the work queue; `claimed(namespace, runtime)` hears of each pod taken from a pool;
+    `retire(pod, why)` deletes one.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        operator: str,
+        enqueue: Callable[[str], None],
+        claimed: Callable[[str, str], None],
+        retire: Callable[[PodFacts, str], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cache = cache
+        self._operator = operator
+        self._enqueue = enqueue
+        self._claimed = claimed
+        self._retire = retire
+        self._clock = clock
+        self._claims: dict[str, dict[str, Claim]] = {}
+        """Gateway → pod uid → its claim."""
+        self._confirmed: dict[str, Claim] = {}
+        """Pod uid → the claim that the pod confirmed."""
+        self._unclaimed_since: dict[str, float] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._limit = asyncio.Semaphore(CONCURRENCY)
+        self._session: aiohttp.ClientSession | None = None
+
+    def confirmed(self, function_key: str) -> list[tuple[PodFacts, Claim]]:
+        """The pods still in their pool that are the Function's."""
+        return [
+            (pod, claim)
+            for pod in self._cache.free_pods()
+            if adoption.is_free(pod, self._operator)
+            and (claim := self._confirmed.get(pod.uid)) is not None
+            and names.function_key(claim.namespace, claim.function) == function_key
+        ]
+
+    def done(self, pod_uid: str) -> None:
+        """The pod was taken over, or is gone; a claim that a gateway repeats is looked at anew."""
+        self._confirmed.pop(pod_uid, None)
+
+    def report(self, gateway: str, report: DemandReport) -> None:
+        """Take the claims of a gateway's report, and look at their pods at once."""
+        known = self._claims.setdefault(gateway, {})
+        told = {claim.pod_uid: claim for claim in report.claims}
+        if report.full:
+            known.clear()
+        known.update(told)
+        if not known:
+            del self._claims[gateway]
+        for uid, claim in told.items():
+            if uid not in self._confirmed and uid not in self._looking and self._session is not None:
+                record = self._cache.pods.get(f"{claim.namespace}/{claim.pod}")
+                if record is not None and record.facts.uid == uid and adoption.is_free(record.facts, self._operator):
+                    self._looking[uid] = asyncio.create_task(
+                        self._confirm(record.facts), name=f"look at {claim.namespace}/{claim.pod}"
+                    )
+
+    async def run(self) -> None:
+        """Ask all pods in pools now and then whose they are, until cancelled."""
+        limits = aiohttp.ClientTimeout(total=PROBE_SECONDS, sock_connect=1)
+        connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
+        async with aiohttp.ClientSession(timeout=limits, connector=connector, trust_env=False) as session:
+            self._session = session
+            try:
+                while True:
+                    await self.look_around()
+                    await asyncio.sleep(PROBE_INTERVAL)
+            finally:
+                self._session = None
+                tasks = list(self._looking.values())
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def look_around(self) -> None:
+        """One look at every pod in a pool, and at what is remembered of pods that are there no more."""
+        free = [pod for pod in self._cache.free_pods() if adoption.is_free(pod, self._operator)]
+        self._forget_all_but({pod.uid for pod in free})
+        await asyncio.gather(*(self._look(pod) for pod in free if pod.running and pod.ip))
+
+    def _forget_all_but(self, free: set[str]) -> None:
+        """What is remembered of pods that are in no pool any more; a gateway that lives tells its claims again."""
+        for claims in self._claims.values():
+            _keep(claims, free)
+        _keep(self._claims, {gateway for gateway, claims in self._claims.items() if claims})
+        _keep(self._confirmed, free)
+        _keep(self._unclaimed_since, free)
+
+    async def _look(self, pod: PodFacts) -> None:
+        if pod.uid in self._confirmed or pod.uid in self._looking:
+            return
+        whose = await self._ask(pod)
+        if whose is None or self._take(pod, whose):
+            self._unclaimed_since.pop(pod.uid, None)
+            return
+        since = self._unclaimed_since.setdefault(pod.uid, self._clock())
+        if self._clock() - since >= adoption.UNCLAIMED_SECONDS:
+            try:
+                await self._retire(pod, "it is specialized, and no gateway speaks for it")
+            except (ApiError, NotLeader, aiohttp.ClientError, TimeoutError, OSError) as error:
+                log.warning("a pod cannot be deleted, will try again", extra={"pod": pod.name, "error": str(error)})
+
+    async def _confirm(self, pod: PodFacts) -> None:
+        """Look at a pod that was just claimed until it says whose it is; the next look around sees to the rest."""
+        try:
+            for delay in CONFIRM_DELAYS:
+                await asyncio.sleep(delay)
+                whose = await self._ask(pod)
+                if whose is not None:
+                    self._take(pod, whose)
+                    return
+        finally:
+            self._looking.pop(pod.uid, None)
+
+    def _take(self, pod: PodFacts, whose: tuple[str, str]) -> bool:
+        """Whether the pod is what all gateways that speak of it say."""
+        claims = {claims[pod.uid] for claims in self._claims.values() if pod.uid in claims}
+        if len(claims) != 1:
+            return False
+        claim = claims.pop()
+        key = names.function_key(claim.namespace, claim.function)
+        if whose != (key, claim.revision):
+            return False
+        self._confirmed[pod.uid] = claim
+        self._claimed(pod.namespace, pod.pool)
+        self._enqueue(key)
+        return True
+
+    async def _ask(self, pod: PodFacts) -> tuple[str, str] | None:
+        """(function key, revision) as the pod says; None while it is nobody's, or does not answer."""
+        if self._session is None:
+            return None
+        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+        try:
+            async with (
+                self._limit,
+                self._session.get(f"http://{host}:{pod.port or names.AGENT_PORT}{wire.READY_PATH}") as response,
+            ):
+                answer = json.loads(await response.content.read(MAX_ANSWER))
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            log.debug("no answer from a pool pod", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)})
+            return None
+        if not isinstance(answer, dict) or not answer.get("function"):
+            return None
+        return str(answer["function"]), str(answer.get("revision", ""))
+
+
+def _keep(memory: dict[str, T], keys: Collection[str]) -> None:
+    for key in [key for key in memory if key not in keys]:
+        del memory[key]
