@@ -65,6 +65,19 @@ Receiver.count = 0
 http.server.HTTPServer(("", 8000), Receiver).serve_forever()
 """
 
+LISTENER = """
+import asyncio, json, os
+import nats
+async def main():
+    client = await nats.connect("nats://kappa-nats:4222", user=os.environ["NATS_USER"], password=os.environ["NATS_PASSWORD"])
+    subscription = await client.subscribe("orders.>")
+    await client.flush()
+    print("listening", flush=True)
+    async for message in subscription.messages:
+        print(json.dumps({"subject": message.subject, "record": json.loads(message.data)}), flush=True)
+asyncio.run(main())
+"""
+
 
 # -- the way of an event
 
@@ -153,35 +166,59 @@ async def test_functions_form_a_chain(new_function: Callable[..., Any], eventual
     assert record["responsePayload"] == {"event": {"n": 1}, "id": request_id}
 
 
-@pytest.fixture
-def receiver(kubectl: Any, home: str, eventually: Any) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
-    """A web server in a pod that refuses the first request: its address, and what it got."""
-    image = f"{os.environ.get('KAPPA_TEST_REGISTRY', 'kappa')}/runtime-python:{os.environ.get('KAPPA_TEST_TAG', 'dev')}"
+def start_pod(
+    kubectl: Any, name: str, namespace: str, image: str, program: list[str], **container: Any
+) -> Callable[[], list[str]]:
+    """A pod that meets the restricted Pod Security level; what it answers is what it has printed, line by line."""
+    image = f"{os.environ.get('KAPPA_TEST_REGISTRY', 'kappa')}/{image}:{os.environ.get('KAPPA_TEST_TAG', 'dev')}"
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    container = {
-        "name": "receiver",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-c", RECEIVER],
-        "securityContext": security,
-        "readinessProbe": {"tcpSocket": {"port": 8000}, "periodSeconds": 1},
-    }
+    described = {"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "securityContext": security}
     spec = {
-        "containers": [container],
+        "containers": [{**described, "command": program, **container}],
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 0,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
     }
-    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "receiver"}, "spec": spec}, namespace=home)
-    kubectl("wait", "pod/receiver", "--for=condition=Ready", "--timeout=60s", namespace=home)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+    kubectl.apply(pod, namespace=namespace)
+    kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=60s", namespace=namespace)
+    return lambda: kubectl("logs", name, namespace=namespace).splitlines()
+
+
+@pytest.fixture
+def receiver(kubectl: Any, home: str) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """A web server in a pod that refuses the first request: its address, and what it got."""
+    ready = {"tcpSocket": {"port": 8000}, "periodSeconds": 1}
+    lines = start_pod(kubectl, "receiver", home, "runtime-python", ["python3", "-c", RECEIVER], readinessProbe=ready)
     address = kubectl("get", "pod", "receiver", "-o", "jsonpath={.status.podIP}", namespace=home)
     host = f"[{address}]" if ":" in address else address
-
-    def received() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in kubectl("logs", "receiver", namespace=home).splitlines()]
-
-    yield f"http://{host}:8000/orders?a=1", received
+    yield f"http://{host}:8000/orders?a=1", lambda: [json.loads(line) for line in lines()]
     kubectl("delete", "pod", "receiver", "--wait=false", namespace=home)
+
+
+@pytest.fixture
+def listener(kubectl: Any, release: Any, eventually: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What comes to the subjects orders.> of the chart's NATS."""
+    env = [
+        {"name": f"NATS_{key.upper()}", "valueFrom": {"secretKeyRef": {"name": "kappa-nats", "key": key}}}
+        for key in ("user", "password")
+    ]
+    program = ["/opt/kappa/bin/python", "-c", LISTENER]
+    lines = start_pod(kubectl, "kappa-test-listener", SYSTEM, "gateway", program, env=env)
+    eventually(lambda: "listening" in lines(), timeout=30)
+    yield lambda: [json.loads(line) for line in lines()[1:]]
+    kubectl("delete", "pod", "kappa-test-listener", "--wait=false", namespace=SYSTEM)
+
+
+async def test_a_subject_of_nats_gets_the_record(
+    new_function: Callable[..., Any], listener: Callable[[], list[dict[str, Any]]], eventually: Any
+) -> None:
+    function = new_function(ECHO, **{"async": {"onSuccess": {"nats": {"subject": "orders.done"}}}})
+    request_id = await function.submit({"n": 1})
+    (message,) = await asyncio.to_thread(eventually, listener, 60)
+    assert message["subject"] == "orders.done"
+    assert message["record"]["requestContext"]["requestId"] == request_id
+    assert message["record"]["responsePayload"] == {"event": {"n": 1}, "id": request_id}
 
 
 async def test_a_web_address_gets_a_signed_cloud_event_until_it_takes_it(
