@@ -17,7 +17,8 @@ import marshal
 import os
 import sys
 
-from kappa_runtime import launch
+from kappa_core.agent_config import AgentConfig
+from kappa_runtime import environment, launch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,48 +88,53 @@ def import_modules(names: Iterable[str]) -> None:
             print(f"kappa: pool: {name} cannot be imported ahead: {type(error).__name__}: {reason}", file=sys.stderr)  # noqa: T201
 
 
-def rehearse(task_root: str) -> None:
+class _Rehearsed(Exception):
+    """Asked for a second invocation."""
+
+
+def rehearse(task_root: str, api_port: int, runtime: str) -> None:
     """Once through all that stands between an order and its answer, with a function of its own: memory that a fork
-    shares is copied now, the connection to the Runtime API opened, and the agent knows that this process waits."""
-    import importlib
+    shares is copied now, what Lambda's client imports late is there, the connection to the Runtime API is open, and the
+    agent knows that this process waits. What of it a function could see is taken back, here or by the order."""
+    import logging
 
     from awslambdaric import bootstrap
     from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
 
+    class Once(LambdaRuntimeClient):  # type: ignore[misc]  # awslambdaric has no types
+        asked = False
+
+        def wait_next_invocation(self) -> object:
+            if self.asked:
+                raise _Rehearsed
+            self.asked = True
+            return super().wait_next_invocation()
+
+    handler = f"{REHEARSAL}.handler"
+    config = AgentConfig(function_name=REHEARSAL, runtime=runtime, handler=handler, task_root=task_root)
+    root = logging.getLogger()
+    before = dict(vars(bootstrap)), sys.stdout, sys.stderr, root.handlers[:], logging.Formatter.converter
+    launch.become_python(environment.variables(config, os.environ, api_port), handler, task_root)
     path = os.path.join(task_root, f"{REHEARSAL}.py")
-    written = False
     try:
-        with open(path, "x", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(_CODE)
-        written = True
-        sys.path.insert(0, task_root)
-        handler = importlib.import_module(REHEARSAL).handler
-    except (OSError, ImportError):
+    except OSError:
         # a task root that cannot be written to: the code that comes will say so
-        def handler(event: object, context: object) -> object:
-            return event
+        sys.modules[REHEARSAL] = type(sys)(REHEARSAL)
+        exec(_CODE, vars(sys.modules[REHEARSAL]))  # noqa: S102 - a constant
+    try:
+        bootstrap.run(handler, Once(os.environ["AWS_LAMBDA_RUNTIME_API"]))
+    except _Rehearsed:
+        pass
     finally:
+        vars(bootstrap).update(before[0])
+        _, sys.stdout, sys.stderr, root.handlers[:], logging.Formatter.converter = before
         sys.modules.pop(REHEARSAL, None)
-        if task_root in sys.path:
-            sys.path.remove(task_root)
+        sys.path.remove(task_root)
         sys.path_importer_cache.pop(task_root, None)
-        if written:
+        if os.path.exists(path):
             os.unlink(path)
-    client = LambdaRuntimeClient(os.environ.get("AWS_LAMBDA_RUNTIME_API", ""))
-    request = client.wait_next_invocation()
-    bootstrap.handle_event_request(
-        client,
-        handler,
-        request.invoke_id,
-        request.event_body,
-        request.content_type,
-        request.client_context,
-        request.cognito_identity,
-        request.invoked_function_arn,
-        request.deadline_time_in_ms,
-        request.tenant_id,
-        None,
-    )
 
 
 def order(variables: dict[str, str], handler: str, task_root: str) -> bytes:
@@ -143,7 +149,10 @@ def wait(order_fd: int, imported: Imported) -> bool:
         return False
     content = b""
     while len(content) < length:
-        content += os.read(order_fd, length - len(content))
+        part = os.read(order_fd, length - len(content))
+        if not part:
+            return False
+        content += part
     variables, handler, task_root = marshal.loads(content)  # noqa: S302 - the agent wrote it
     os.close(order_fd)
     launch.become_python(variables, handler, task_root)
@@ -157,10 +166,12 @@ def wait(order_fd: int, imported: Imported) -> bool:
     return True
 
 
-def live(order_fd: int, task_root: str, modules: Iterable[str], imported: Imported) -> bool:
+def live(
+    order_fd: int, task_root: str, api_port: int, runtime: str, modules: Iterable[str], imported: Imported
+) -> bool:
     """All that comes before the function; see `wait` for what it says."""
     import_modules(modules)
-    rehearse(task_root)
+    rehearse(task_root, api_port, runtime)
     gc.collect()
     gc.freeze()
     return wait(order_fd, imported)
@@ -170,7 +181,7 @@ def main() -> int:
     gc.disable()
     order_fd, api_port, runtime, task_root, modules = sys.argv[1:]
     imported = import_client(runtime, int(api_port))
-    if not live(int(order_fd), task_root, filter(None, modules.split(",")), imported):
+    if not live(int(order_fd), task_root, int(api_port), runtime, filter(None, modules.split(",")), imported):
         return 0
     from kappa_runtime import python_runtime
 

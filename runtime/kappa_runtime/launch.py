@@ -124,8 +124,13 @@ def _can_fork(env: Mapping[str, str]) -> bool:
 
 def become_python(variables: Mapping[str, str], handler: str, task_root: str) -> None:
     """What a new interpreter would have made of these variables: `python -P -m kappa_runtime.python_runtime HANDLER`."""
-    os.environ.clear()
-    os.environ.update(variables)
+    env = os.environ
+    for name in env.keys() - variables.keys():
+        del env[name]
+    for name, value in variables.items():
+        # each one set is a copy of the whole environment for the C library
+        if env.get(name) != value:
+            env[name] = value
     time.tzset()
     for name, fd in (("stdout", 1), ("stderr", 2)):
         # unbuffered: what was printed is in the pipe before the answer is

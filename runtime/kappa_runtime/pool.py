@@ -36,7 +36,8 @@ def run(env: Mapping[str, str]) -> int | None:
         for fd in (write_end, listen_fd, api_fd):
             os.close(fd)
         modules = filter(None, config.pool_preload.split(","))
-        return None if ahead.live(read_end, config.task_root, modules, imported) else 0
+        told = ahead.live(read_end, config.task_root, api_port, config.runtime, modules, imported)
+        return None if told else 0
     os.close(read_end)
     from kappa_runtime.pool_server import Pool
 

@@ -39,7 +39,7 @@ class Pool:
         self.agent: Agent | None = None
         self.connections: set[PoolProtocol] = set()
         self.readiness = Readiness(self.loop)
-        self.output = Output(self.loop, own_stdout(), self._pause_output)
+        self.output = Output(self.loop, own_stdout(), self.pause_output)
         self.verify = specialize.verifier(config.pool_public_key)
         self.api_port = api_port
         self.waiting = Waiting(self.loop, config, api_port, self.output, self._waits_or_not)
@@ -54,6 +54,7 @@ class Pool:
         self.loop.add_signal_handler(_signal.SIGCHLD, self._reap)
         self.waiting.adopt(start)
         self._reap()
+        specialize.rehearse(self)
         if launch.stop_requested:
             self._stop()
         self.loop.run()
@@ -61,7 +62,7 @@ class Pool:
     def _waits_or_not(self) -> None:
         self.readiness.waits_in_pool(self.waiting.waits)
 
-    def _pause_output(self, paused: bool) -> None:
+    def pause_output(self, paused: bool) -> None:
         self.waiting.pause_output(paused)
 
     def _reap(self) -> None:

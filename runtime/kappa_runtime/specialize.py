@@ -1,16 +1,18 @@
 """How a pool pod becomes a Function's: a request is found good, and the agent is made that it asks for."""
 
 import base64
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from nacl.exceptions import CryptoError
-from nacl.signing import VerifyKey
+from nacl.signing import SigningKey, VerifyKey
 
 from kappa_core import names, specialize, wire
-from kappa_core.specialize import Malformed, Received, Refused
-from kappa_runtime import launch
+from kappa_core.agent_config import AgentConfig
+from kappa_core.specialize import Malformed, Received, Refused, Specialization
+from kappa_runtime import ahead, environment, launch, logs, procfs
 from kappa_runtime.agent import Agent
 from kappa_runtime.http_protocol import Request
 from kappa_runtime.runtime_api import RuntimeApiProtocol
@@ -33,8 +35,6 @@ def verifier(public_key: str) -> Callable[[bytes, bytes], bool]:
             return False
         return True
 
-    # once, so that the first request finds it all in memory
-    verify(b"", bytes(64))
     return verify
 
 
@@ -50,6 +50,24 @@ def read(pool: "Pool", request: Request) -> Received:
     if asked.sidecar:
         raise Malformed("an image's agent is no pool pod")
     return received
+
+
+def rehearse(pool: "Pool") -> None:
+    """What the first request would find not yet in memory, or never run: with a key of its own, and nothing kept of it."""
+    config = AgentConfig(function_name=ahead.REHEARSAL, handler="main.handler", runtime=pool.config.runtime)
+    key = SigningKey(bytes(32))
+    asked = Specialization(
+        pod_uid="", request_id=ahead.REHEARSAL, revision="", issued_at=pool.started, config=config, env={}
+    )
+    body = specialize.encode(asked, code=b"", event=b"{}", sign=lambda message: key.sign(message).signature)
+    verify = verifier(base64.b64encode(bytes(key.verify_key)).decode())
+    received = specialize.read(body, pod_uid="", now=pool.started, agent_started=pool.started, verify=verify)
+    config = received.specialization.config.replace(**pool.config.own())
+    agent = Agent(config, pool.loop, pool.env, output=pool.output)
+    agent.new_process(pool.api_port)
+    pool.output.on_full = pool.pause_output
+    ahead.order(environment.variables(config, pool.env, pool.api_port), config.handler, config.task_root)
+    logs.end_lines("", duration_ms=0.0, memory_mib=0, max_memory_mib=procfs.peak_memory_mib(os.getpid()), init_ms=0.0)
 
 
 def become_agent(pool: "Pool", received: Received, began: float) -> None:
