@@ -25,7 +25,7 @@ SHARES = {"fast": 0.65, "flaky": 0.2, "slow": 0.1, "web": 0.05}
 FAILING = {"flaky": 0.6}
 EVERY = {GATEWAY: 15.0, OPERATOR: 30.0, QUEUE: 30.0, POD: 7.0}
 """Mean seconds between two kills of a kind."""
-DRAIN = 180.0
+DRAIN = 180.0 + EVENTS / RATE / 4
 """Seconds in which everything has to come back and to end."""
 
 
