@@ -20,5 +20,9 @@ from the environment; `-I` beside `-m` keeps a function's own PYTHON* variables 
 | `output` | the container log, without ever blocking |
 | `logs`, `errors` | Lambda's log lines and error JSON |
 | `python_runtime` | the runtime process of Python functions |
+| `pool` | the start of an agent in a pool: the runtime process is started ahead |
+| `ahead`, `waiting` | that process's own side, and the agent's |
+| `pool_server` | a pool pod's agent while it is nobody's |
+| `specialize` | how it becomes a Function's |
 | `sidecar` | a runtime process in another container |
 """

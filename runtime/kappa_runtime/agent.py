@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from kappa_core import phases, wire
+from kappa_core import wire
 from kappa_core.agent_config import AgentConfig, function_arn
 from kappa_runtime import code, environment, errors, launch
 from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from kappa_runtime.kept import KeptAnswers
     from kappa_runtime.waiting import Waiting
 
-_OPENING: Final = f"{phases.VERIFY}=%.2f,{phases.CODE}=%.2f,".encode()
+_OPENING: Final = b"verify=%.2f,code=%.2f,"
+"""As `kappa_core.phases` names them."""
 SIDECAR_MEMORY_MIB: Final = 256
 """The memory limit of the agent's own container beside an image's."""
 

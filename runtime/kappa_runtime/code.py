@@ -30,8 +30,10 @@ def write_inline(source: str, handler: str, task_root: str) -> None:
     """Save inline code as the handler's module. Raises `CodeUnreadable`."""
     path = os.path.join(task_root, module_path(handler))
     try:
+        content = source.encode()
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            file.write(source)
+        with open(path, "wb", buffering=0) as file:
+            while content:
+                content = content[file.write(content) :]
     except (OSError, UnicodeError) as error:
         raise CodeUnreadable(f"the inline code cannot be saved as {path}: {error}") from None

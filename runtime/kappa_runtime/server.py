@@ -5,7 +5,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-from kappa_core import phases, wire
+from kappa_core import wire
 from kappa_runtime.http_protocol import HttpProtocol, Request
 from kappa_runtime.invocation import Answer, Invocation
 from kappa_runtime.logs import LogTail
@@ -38,7 +38,7 @@ _HEAD: Final = (
 ).encode()
 _ERROR: Final = f"{wire.FUNCTION_ERROR}: %b\r\n".encode()
 _INIT: Final = f"{wire.INIT_DURATION_MS}: %.2f\r\n".encode()
-_PHASES: Final = f"{wire.PHASES}: %b{phases.INIT}=%.2f,{phases.RUN}=%.2f\r\n".encode()
+_PHASES: Final = f"{wire.PHASES}: %binit=%.2f,run=%.2f\r\n".encode()
 _LOG: Final = f"{wire.LOG_RESULT}: %b\r\n".encode()
 _PROCESSING: Final = b"HTTP/1.1 102 Processing\r\n\r\n"
 _REFUSED: Final = f"Content-Type: application/json\r\n{wire.REFUSED}: %b\r\n".encode()

@@ -65,6 +65,7 @@ class Waiting:
             self.finish()
             return None
         order = ahead.order(dict(variables), config.handler, config.task_root)
+        start.child.started = time.perf_counter()
         try:
             written = os.write(start.order_fd, order)
         except OSError:
@@ -79,7 +80,6 @@ class Waiting:
         self._start, self._told = None, start
         if self.waits:
             self._hand_over()
-        start.child.started = time.perf_counter()
         return start.child
 
     def never_knew(self) -> bool:

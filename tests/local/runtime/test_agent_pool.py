@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 from nacl.signing import SigningKey
@@ -167,6 +168,17 @@ def test_an_ordinary_agent_says_its_phases_too_and_is_not_to_be_specialized(agen
     assert list(phases.read(agent.invoke().headers[wire.PHASES])) == [phases.INIT, phases.RUN]
     assert wire.PHASES not in agent.invoke().headers
     assert agent.request("POST", wire.SPECIALIZE_PATH, b"").status == 404
+    # what a pool needs is not in its memory
+    assert "sodium" not in Path(f"/proc/{agent.process.pid}/maps").read_text()
+
+
+def test_an_idle_pod_is_small(agents):
+    agent = agents.start_pool()
+    pids = [agent.process.pid, *agent.runtimes()]
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    kib = sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:"))
+    assert len(pids) == 2
+    assert kib < 40 * 1024
 
 
 def test_later_ones_find_it_taken(agents):
