@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from kappa_core import logs
+from kappa_gateway.pools.signing import BadKey
 from kappa_gateway.queue.protocol import QueueMisconfigured
 from kappa_gateway.server import serve
 from kappa_gateway.settings import Settings
@@ -23,8 +24,15 @@ def main() -> int:
     from kappa_gateway.kubernetes import KubernetesBackend, NoCluster
 
     try:
-        uvloop.run(serve(settings, KubernetesBackend(settings.namespaces)))
-    except (NoCluster, QueueMisconfigured, OSError) as error:
+        backend = KubernetesBackend(
+            settings.namespaces,
+            pools=settings.has_pool_key,
+            peers=(settings.pool_peers_namespace, settings.pool_peers_selector)
+            if settings.pool_peers_namespace
+            else None,
+        )
+        uvloop.run(serve(settings, backend))
+    except (NoCluster, QueueMisconfigured, BadKey, OSError) as error:
         print(f"the gateway cannot start: {error}", file=sys.stderr)  # noqa: T201 - for a person, as above
         return 1
     return 0

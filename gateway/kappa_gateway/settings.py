@@ -200,3 +200,8 @@ class Settings(BaseSettings):
         default="info", description="debug adds one line per invocation."
     )
     log_style: Literal["json", "text"] = Field(default="json", description="How logs are written.")
+
+    @property
+    def has_pool_key(self) -> bool:
+        """Whether pools are used."""
+        return bool(self.pool_private_key.get_secret_value().strip() or self.pool_private_key_file)

@@ -14,7 +14,7 @@ from waiting import eventually as until
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod
+from kappa_gateway.backend import Pod, PoolPod
 from kappa_gateway.kubernetes import KubernetesBackend
 from kappa_gateway.kubernetes.api import ApiServer
 
@@ -52,6 +52,18 @@ class Sink:
 
     def remove_pod(self, namespace: str, name: str) -> None:
         self.pods.pop(name, None)
+
+    def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
+        assert not list(pods)
+
+    def put_pool_pod(self, pod: PoolPod) -> None:
+        raise AssertionError("pools are off")
+
+    def remove_pool_pod(self, namespace: str, name: str) -> None:
+        raise AssertionError("pools are off")
+
+    def replace_peers(self, names: Iterable[str]) -> None:
+        raise AssertionError("it is alone")
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,11 @@ from pydantic import ValidationError
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod, Sink
+from kappa_gateway.backend import Pod, PoolPod, Sink
+from kappa_gateway.kubernetes import pods as pod_kinds
 from kappa_gateway.kubernetes.api import ApiServer
-from kappa_gateway.kubernetes.reduction import reduce_pod
+from kappa_gateway.kubernetes.peers import Peers
+from kappa_gateway.kubernetes.pods import Pods
 from kappa_gateway.kubernetes.reflector import Reflector, Resource, Timing
 from kappa_gateway.kubernetes.table import Table
 
@@ -24,21 +26,33 @@ _HINTS_FUNCTIONS: Final = {
     404: f"the cluster does not know Functions: apply the CustomResourceDefinition {names.CRD_NAME}, from crds/ or by the chart",
 }
 _HINTS_PODS: Final = {403: _MAY_NOT}
+_HINTS_PEERS: Final = {
+    403: "the gateway's ServiceAccount may not: its Role in its own namespace needs get, list and watch on pods"
+}
 
 
 class KubernetesBackend:
     """Follows `namespaces`, or the whole cluster where the list is empty.
 
     `kubeconfig` is a path; None means: the variable KUBECONFIG, else the pod's own service account, else
-    `~/.kube/config`. `run` raises `api.NoCluster` when none of them is there; whatever else goes wrong it tries again.
+    `~/.kube/config`. With `pools` the pods of warm pools are told too; `peers` is the namespace and the label selector of
+    the gateways' own pods, where there may be several. `run` raises `api.NoCluster` when none of them is there; whatever else goes wrong it tries again.
     """
 
     def __init__(
-        self, namespaces: Sequence[str] = (), *, kubeconfig: str | None = None, timing: Timing | None = None
+        self,
+        namespaces: Sequence[str] = (),
+        *,
+        kubeconfig: str | None = None,
+        timing: Timing | None = None,
+        pools: bool = False,
+        peers: tuple[str, str] | None = None,
     ) -> None:
         self._scopes = tuple(dict.fromkeys(namespaces)) or (ALL_NAMESPACES,)
         self._kubeconfig = kubeconfig
         self._timing = timing
+        self._pools = pools
+        self._peers = peers
 
     async def run(self, sink: Sink) -> None:
         api = ApiServer(self._kubeconfig)
@@ -49,18 +63,29 @@ class KubernetesBackend:
             put=sink.put_function,
             remove=sink.remove_function,
         )
-        pods: Table[Pod] = Table(
-            self._scopes, _read_pod, replace=sink.replace_pods, put=sink.put_pod, remove=sink.remove_pod
+        both = Pods(sink)
+        pods: Table[Pod | PoolPod] = Table(
+            self._scopes, _read_pod, replace=both.replace, put=both.put, remove=both.remove
         )
         try:
             async with asyncio.TaskGroup() as tasks:
                 for scope in self._scopes:
                     tasks.create_task(Reflector(api, _functions(scope), scope, functions, timing=self._timing).run())
-                    tasks.create_task(Reflector(api, _pods(scope), scope, pods, timing=self._timing).run())
+                    tasks.create_task(
+                        Reflector(api, _pods(scope, pools=self._pools), scope, pods, timing=self._timing).run()
+                    )
+                if self._peers is not None:
+                    tasks.create_task(self._follow_peers(api, sink, *self._peers))
         except ExceptionGroup as group:
             raise group.exceptions[0] from None  # NoCluster, or a bug: either way the first one says it
         finally:
             await api.close()
+
+    async def _follow_peers(self, api: ApiServer, sink: Sink, namespace: str, selector: str) -> None:
+        known = Peers(sink.replace_peers)
+        table: Table[str] = Table([namespace], Peers.read, replace=known.replace, put=known.put, remove=known.remove)
+        resource = Resource(f"/api/v1{_in(namespace)}/pods", "the gateways' own pods", selector, hints=_HINTS_PEERS)
+        await Reflector(api, resource, namespace, table, timing=self._timing).run()
 
 
 class FunctionReader:
@@ -90,9 +115,9 @@ class FunctionReader:
         return function
 
 
-def _read_pod(raw: Mapping[str, Any], seen_at: float | None, previous: Pod | None, /) -> Pod | None:
+def _read_pod(raw: Mapping[str, Any], seen_at: float | None, previous: Pod | PoolPod | None, /) -> Pod | PoolPod | None:
     try:
-        return reduce_pod(raw, seen_at, previous)
+        return pod_kinds.read(raw, seen_at, previous)
     except (KeyError, TypeError, ValueError, AttributeError):
         log.warning(
             "a pod that cannot be read is left out", exc_info=True, extra={"pod": str(raw.get("metadata"))[:200]}
@@ -108,11 +133,12 @@ def _functions(namespace: str) -> Resource:
     )
 
 
-def _pods(namespace: str) -> Resource:
+def _pods(namespace: str, *, pools: bool) -> Resource:
     return Resource(
         path=f"/api/v1{_in(namespace)}/pods",
         title=f"function pods{_of(namespace)}",
-        selector=names.LABEL_FUNCTION,
+        # both kinds by one watch, so that a pod's change from one to the other is one event
+        selector=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}" if pools else names.LABEL_FUNCTION,
         hints=_HINTS_PODS,
     )
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from kappa_core import names
-from kappa_gateway.backend import Pod
+from kappa_gateway.backend import Pod, PoolPod
 
 _CONDITIONS: Final = {
     "PodScheduled": "scheduled",
@@ -48,6 +48,23 @@ def reduce_pod(raw: Mapping[str, Any], seen_at: float | None = None, previous: P
         terminating=bool(metadata.get("deletionTimestamp")),
         created_at=phases.get("created"),
         phases=phases,
+    )
+
+
+def reduce_pool_pod(raw: Mapping[str, Any]) -> PoolPod | None:
+    """A pool's pod; None for one that has ended or is about to. Raises `KeyError` for JSON that is none."""
+    metadata = raw["metadata"]
+    status = raw.get("status") or {}
+    if status.get("phase") in _GONE or metadata.get("deletionTimestamp"):
+        return None
+    return PoolPod(
+        namespace=metadata["namespace"],
+        runtime=metadata["labels"][names.LABEL_POOL],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        host=status.get("podIP") or None,
+        port=_number((metadata.get("annotations") or {}).get(names.ANNOTATION_PORT), names.AGENT_PORT, 65535),
+        created_at=_epoch(metadata.get("creationTimestamp")),
     )
 
 

@@ -49,7 +49,9 @@ class Pools:
         """Pod uid → until when (monotonic) it is not dialled."""
         self._claims: dict[tuple[str, str], PodState] = {}
         """Those whose pod the platform does not show as the function's yet."""
-        self._peers: frozenset[str] = frozenset({gateway.settings.name})
+        alone = frozenset({gateway.settings.name})
+        self._peers: frozenset[str] | None = None if gateway.settings.pool_peers_namespace else alone
+        """None: not known yet, and so nothing is claimed."""
         self._claiming = False
         self._looks: dict[FunctionState, float] = {}
 
@@ -103,7 +105,7 @@ class Pools:
         if self._claiming or function.function is None:
             return
         runtime = function.function.spec.runtime or ""
-        if not self.vacancies.known(function.namespace, runtime):
+        if self._peers is None or not self.vacancies.known(function.namespace, runtime):
             function.cold_reason = ColdStartReason.NO_POOL
             return
         decision = decide(self._situation(function, runtime))
@@ -119,8 +121,8 @@ class Pools:
 
     def _situation(self, function: FunctionState, runtime: str) -> Situation:
         assert function.function is not None
+        peers = self._peers or frozenset({self._settings.name})
         pods = [one for one in function.pods.values() if one.status not in (PodStatus.DRAINING, PodStatus.GONE)]
-        key = function.key
         return Situation(
             waiting=len(function.waiters),
             in_flight=function.in_flight,
@@ -133,8 +135,8 @@ class Pools:
             pods=len(pods),
             own=sum(one.claim is not None for one in pods),
             free=self.vacancies.free(function.namespace, runtime),
-            rank=pool.rank(key, self._settings.name, self._peers),
-            gateways=len(self._peers),
+            rank=pool.rank(function.key, self._settings.name, peers),
+            gateways=len(peers),
         )
 
     def _claim_one(self, function: FunctionState, runtime: str) -> None:

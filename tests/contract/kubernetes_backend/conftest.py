@@ -14,7 +14,7 @@ from waiting import eventually
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod
+from kappa_gateway.backend import Pod, PoolPod
 from kappa_gateway.kubernetes import KubernetesBackend
 from kappa_gateway.kubernetes.reflector import Timing
 
@@ -152,6 +152,10 @@ class MemorySink:
     def __init__(self) -> None:
         self.functions: dict[tuple[str, str], Function] = {}
         self.pods: dict[tuple[str, str], Pod] = {}
+        self.pool_pods: dict[tuple[str, str], PoolPod] = {}
+        self.peers: set[str] = set()
+        self.told: list[tuple[str, str]] = []
+        """(what, pod's name) of changes of pods of either kind, in order."""
         self.replaced = {FUNCTIONS: 0, PODS: 0}
         self.calls = 0
 
@@ -173,11 +177,27 @@ class MemorySink:
 
     def put_pod(self, pod: Pod) -> None:
         self.pods[(pod.namespace, pod.name)] = pod
+        self.told.append(("put", pod.name))
         self.calls += 1
 
     def remove_pod(self, namespace: str, name: str) -> None:
         self.pods.pop((namespace, name), None)
+        self.told.append(("remove", name))
         self.calls += 1
+
+    def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
+        self.pool_pods = {(p.namespace, p.name): p for p in pods}
+
+    def put_pool_pod(self, pod: PoolPod) -> None:
+        self.pool_pods[(pod.namespace, pod.name)] = pod
+        self.told.append(("put to pool", pod.name))
+
+    def remove_pool_pod(self, namespace: str, name: str) -> None:
+        self.pool_pods.pop((namespace, name), None)
+        self.told.append(("remove from pool", name))
+
+    def replace_peers(self, names: Iterable[str]) -> None:
+        self.peers = set(names)
 
     async def until(self, condition: Callable[["MemorySink"], object], what: str) -> None:
         await eventually(lambda: condition(self), what)
