@@ -32,8 +32,20 @@ def write_inline(source: str, handler: str, task_root: str) -> None:
     try:
         content = source.encode()
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb", buffering=0) as file:
-            while content:
-                content = content[file.write(content) :]
+        try:
+            _write(path, "xb", content)
+        except FileExistsError:
+            # another process of this function may be about to import it: it finds the old or the new one, never half of it
+            with open(path, "rb") as file:
+                if file.read() == content:
+                    return
+            _write(f"{path}.new", "wb", content)
+            os.replace(f"{path}.new", path)
     except (OSError, UnicodeError) as error:
         raise CodeUnreadable(f"the inline code cannot be saved as {path}: {error}") from None
+
+
+def _write(path: str, mode: str, content: bytes) -> None:
+    with open(path, mode, buffering=0) as file:
+        while content:
+            content = content[file.write(content) :]

@@ -84,6 +84,29 @@ def test_inline_code_is_saved_as_the_handlers_module(handler, path, tmp_path):
     assert (tmp_path / path).read_bytes() == "x = 'ü'\r\n".encode()
 
 
+def test_inline_code_that_is_there_already_is_not_touched(tmp_path):
+    code.write_inline("x = 1", "main.handler", str(tmp_path))
+    before = (tmp_path / "main.py").stat()
+    code.write_inline("x = 1", "main.handler", str(tmp_path))
+    after = (tmp_path / "main.py").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_inline_code_is_replaced_as_a_whole(tmp_path):
+    code.write_inline("x = 1", "main.handler", str(tmp_path))
+    with (tmp_path / "main.py").open() as reader:
+        code.write_inline("y = 22", "main.handler", str(tmp_path))
+        assert reader.read() == "x = 1"
+    assert (tmp_path / "main.py").read_text() == "y = 22"
+    assert [path.name for path in tmp_path.iterdir()] == ["main.py"]
+
+
+def test_inline_code_that_cannot_be_saved(tmp_path):
+    (tmp_path / "main.py").mkdir()
+    with pytest.raises(code.CodeUnreadable, match=r"cannot be saved as .*main\.py"):
+        code.write_inline("x = 1", "main.handler", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "handler", ["", "handler", ".handler", "main.", "../up.handler", "/etc/x.handler", "a//b.c", "a\0b.c"]
 )
