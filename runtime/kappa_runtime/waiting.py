@@ -19,7 +19,8 @@ from kappa_runtime.runtime_api import RuntimeApiProtocol
 IMPORT_LIMIT: Final = 60.0
 """Seconds until it waits; then it is started anew, and imports nothing that it need not."""
 LONGEST_PAUSE: Final = 30.0
-"""Seconds between two starts that fail, at most; the first comes at once, each further one after twice as long."""
+"""Seconds before a start, at most: the first comes at once, each further one after twice as long, until one has waited for
+this long."""
 FIRST_PAUSE: Final = 0.25
 
 
@@ -45,6 +46,7 @@ class Waiting:
         self._successor: Callable[[], None] | None = None
         self._pipe: Pipe | None = None
         self._timer: TimerHandle | None = None
+        self._waits_since = 0.0
         self._pause = 0.0
         self._plain = False
         """Import nothing that need not be: the last one did not come through its imports."""
@@ -139,14 +141,17 @@ class Waiting:
             f"kappa: pool: the runtime process that {'waited' if self.waits else 'was to wait'} has ended"
             f" ({errors.exited(status)}): it is started anew\n".encode()
         )
-        if self.waits:
-            self._pause = 0.0
-        else:
+        if not self.waits:
             self._plain = True
-            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+        elif self._loop.time() - self._waits_since > LONGEST_PAUSE:
+            self._pause = 0.0
         self.waits = False
         self._changed()
+        self._start_later()
+
+    def _start_later(self) -> None:
         self._set_timer(self._pause, self._start_anew)
+        self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
 
     def _start_anew(self) -> None:
         read_end, write_end = ahead.order_pipe()
@@ -164,8 +169,7 @@ class Waiting:
         except OSError as error:
             os.close(write_end)
             self._output.line(f"kappa: pool: no process can be started: {error}\n".encode())
-            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-            self._set_timer(self._pause, self._start_anew)
+            self._start_later()
         else:
             self.adopt(ahead.Start(child, write_end))
         finally:
@@ -192,7 +196,7 @@ class Waiting:
             self._hand_over()
             return
         self._clear_timer()
-        self._pause = 0.0
+        self._waits_since = self._loop.time()
         self._changed()
 
     def on_error(self, body: bytes, error_type: str) -> None:

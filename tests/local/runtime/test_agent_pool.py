@@ -389,6 +389,27 @@ def test_the_functions_own_modules_come_before_what_was_imported_ahead(agents):
     assert agent.specialize("", {}, zipped=content).json == ["queue", "tempfile", "zipfile", True]
 
 
+def test_a_task_root_that_cannot_be_written_to_is_told_of(agents):
+    agent = agents.start_pool(task_root="/sys")
+    reply = agent.specialize(HELLO)
+    assert (reply.error, reply.json["errorType"]) == ("Unhandled", "Kappa.CodeUnreadable")
+    assert "cannot be saved as /sys/main.py" in reply.json["errorMessage"]
+
+
+def test_told_to_stop_while_the_functions_code_loads(agents, wait_until):
+    agent = agents.start_pool()
+    code = "import time\ntime.sleep(0.5)\ndef handler(event, context):\n    return 'done'\n"
+    replies = []
+    caller = threading.Thread(target=lambda: replies.append(agent.specialize(code)))
+    caller.start()
+    wait_until(lambda: agent.ready(0).json.get("function") == "default/hello", "it is taken")
+    assert agent.ready(0).json["revision"] == "rev-1"
+    agent.terminate()
+    caller.join()
+    assert replies[0].json == "done"
+    assert agent.process.wait(10) == 0
+
+
 def test_more_variables_than_the_pipe_holds(agents):
     agent = agents.start_pool()
     env = {f"V{n}": "x" * 1000 for n in range(200)}
