@@ -4,12 +4,13 @@ import os
 import socket
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kappa_core import manifests, names
 from kappa_core.durations import QUANTITY_PATTERN
 from kappa_core.pool import PoolSettings
+from kappa_operator import pool_key
 
 PREFIX: Final = "KAPPA_OPERATOR_"
 
@@ -80,9 +81,13 @@ class Settings(BaseSettings):
         default=None,
         description="JSON list of modules that a free pod has imported. Default: the runtime image's own choice.",
     )
+    pool_private_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="The gateways' Ed25519 key, 32 bytes in base64: its public half is for the free pods; empty: POOL_PUBLIC_KEY.",
+    )
     pool_public_key: str = Field(
         default="",
-        description="Base64 of the Ed25519 key that the gateways' signatures are checked with; empty: no pools.",
+        description="Base64 of the Ed25519 key that the gateways' signatures are checked with, in place of POOL_PRIVATE_KEY; neither: no pools.",
     )
 
     host: str = Field(default="0.0.0.0", description="The address that health and metrics listen on.")  # noqa: S104
@@ -146,15 +151,26 @@ class Settings(BaseSettings):
             max_size=self.pool_max_size,
             memory_limit=self.pool_memory_limit,
             preload=None if self.pool_preload is None else tuple(self.pool_preload),
-            public_key=self.pool_public_key,
+            public_key=self._public_key(),
             operator=self.name,
         )
+
+    def _public_key(self) -> str:
+        private = self.pool_private_key.get_secret_value().strip()
+        if self.pool_public_key:
+            if not pool_key.is_public_key(self.pool_public_key):
+                raise ValueError(f"{PREFIX}POOL_PUBLIC_KEY={self.pool_public_key!r}: this is not 32 bytes in base64")
+            return self.pool_public_key
+        try:
+            return pool_key.public_key(private) if private else ""
+        except ValueError as error:
+            raise ValueError(f"{PREFIX}POOL_PRIVATE_KEY: {error}") from None
 
 
 def load() -> Settings:
     """The settings of the environment. Raises `ValueError` with a line for each variable that is wrong."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False):
@@ -166,3 +182,5 @@ def load() -> Settings:
         text = str(error)
         name = text.split('"')[1].upper() if '"' in text else "?"
         raise ValueError(f"{PREFIX}{name}={os.environ.get(PREFIX + name)!r}: this is not JSON, and must be") from None
+    settings.pools()
+    return settings

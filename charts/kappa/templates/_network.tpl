@@ -7,10 +7,15 @@
     - {port: 6443}
 {{- end -}}
 
+{{/* Pods of functions, and those of warm pools, which become theirs. */}}
+{{- define "kappa.functionPodLabels" -}}
+matchLabels:
+  app.kubernetes.io/managed-by: kappa
+matchExpressions:
+  - {key: app.kubernetes.io/component, operator: In, values: [function, pool]}
+{{- end -}}
+
 {{- define "kappa.functionPods" -}}
 - namespaceSelector: {}
-  podSelector:
-    matchLabels:
-      app.kubernetes.io/component: function
-      app.kubernetes.io/managed-by: kappa
+  podSelector: {{- include "kappa.functionPodLabels" . | nindent 4 }}
 {{- end -}}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kappa_gateway.pools.signing import signer
 from kappa_gateway.settings import Settings as GatewaySettings
 from kappa_operator.settings import Settings as OperatorSettings
 
@@ -126,6 +127,10 @@ def test_the_demand_stream_is_in_no_service() -> None:
         ("queue.replicas=3", "set queue.nats.replicas=3, or leave queue.replicas empty"),
         ("queue.nats.enabled=false,queue.replicas=1", "set queue.url, or queue.nats.enabled=true"),
         ("gateway.config.eventMaxBytes=7000000", "set at most 6291456"),
+        ("pools.size=-1", "at '/pools/size'"),
+        ("pools.memoryLimit=512", "at '/pools/memoryLimit'"),
+        ("pools.namespaces.team-a=2", "at '/pools/namespaces/team-a'"),
+        ("pools.preload={a b}", "at '/pools/preload/0'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(value: str, message: str) -> None:
@@ -205,15 +210,47 @@ def test_without_a_queue_the_gateway_is_told_of_none_and_no_nats_is_installed() 
 
 @pytest.mark.helm
 def test_secrets_of_ones_own_leave_nothing_to_generate() -> None:
-    objects = render("--set", "queue.nats.existingSecret=login,signingKey.existingSecret=key")
+    names = "queue.nats.existingSecret=login,signingKey.existingSecret=key,pools.existingSecret=pool-key"
+    objects = render("--set", names)
     assert not [each for each in objects if each["kind"] == "Secret"]
     used = {
         variable["valueFrom"]["secretKeyRef"]["name"]
-        for name in ("kappa-gateway", "kappa-nats")
+        for name in ("kappa-gateway", "kappa-operator", "kappa-nats")
         for variable in environment(objects, name)
         if "secretKeyRef" in variable.get("valueFrom", {})
     }
-    assert used == {"login", "key"}
+    assert used == {"login", "key", "pool-key"}
+
+
+@pytest.mark.helm
+def test_the_pools_key_is_one_that_gateway_and_operator_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    (secret,) = [each for each in render() if each["metadata"]["name"] == "kappa-pools"]
+    key = base64.b64decode(secret["data"]["private-key"]).decode()
+    monkeypatch.setenv("KAPPA_GATEWAY_POOL_PRIVATE_KEY", key)
+    monkeypatch.setenv("KAPPA_OPERATOR_POOL_PRIVATE_KEY", key)
+    sign = signer(GatewaySettings())
+    assert sign is not None
+    assert OperatorSettings().pools().public_key == sign.public_key
+    (other,) = [each for each in render() if each["metadata"]["name"] == "kappa-pools"]
+    assert other["data"] != secret["data"], "every installation has a key of its own"
+
+
+@pytest.mark.helm
+@pytest.mark.parametrize(
+    ("values", "on"),
+    [
+        ({"size": 0}, False),
+        ({"size": 0, "runtimes": {"python3.13": 0}, "namespaces": {"a": {"python3.13": 0}}}, False),
+        ({"size": 0, "runtimes": {"python3.13": 1}}, True),
+        ({"size": 0, "namespaces": {"a": {"python3.13": 1}}}, True),
+        ({"size": 1, "namespaces": {"a": {"python3.13": 0}}}, True),
+    ],
+)
+def test_without_a_size_above_zero_nobody_has_a_key(values: dict[str, Any], on: bool) -> None:
+    objects = render("--set-json", f"pools={json.dumps(values)}")
+    assert ("kappa-pools" in {each["metadata"]["name"] for each in objects}) is on
+    for name in ("kappa-gateway", "kappa-operator"):
+        assert bool([each for each in environment(objects, name) if "_POOL_" in each["name"]]) is on
 
 
 @pytest.mark.helm

@@ -1,0 +1,44 @@
+{{/* Warm pools: whether there are any, and the key with which gateways say whose a free pod becomes. */}}
+
+{{/* Not empty where some size is above 0. */}}
+{{- define "kappa.pools" -}}
+{{- $sizes := list .Values.pools.size -}}
+{{- $sizes = concat $sizes (values .Values.pools.runtimes) -}}
+{{- range $namespace := values .Values.pools.namespaces -}}
+{{- $sizes = concat $sizes (values ($namespace | default dict)) -}}
+{{- end -}}
+{{- range $size := $sizes -}}
+{{- if gt (int $size) 0 -}}on{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kappa.poolSecret" -}}
+{{- .Values.pools.existingSecret | default (printf "%s-pools" (include "kappa.fullname" .)) -}}
+{{- end -}}
+
+{{- define "kappa.poolKey" -}}
+- name: {{ .name }}
+  valueFrom: {secretKeyRef: {name: {{ include "kappa.poolSecret" .root }}, key: private-key}}
+{{- end -}}
+
+{{- define "kappa.gatewayPoolEnv" -}}
+- name: KAPPA_GATEWAY_ADDRESS
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+- name: KAPPA_GATEWAY_POOL_PEERS_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+{{ include "kappa.env" (dict "name" "KAPPA_GATEWAY_POOL_PEERS_SELECTOR" "value" (printf "app.kubernetes.io/name=kappa,app.kubernetes.io/instance=%s,app.kubernetes.io/component=gateway" .Release.Name)) }}
+{{ include "kappa.poolKey" (dict "root" . "name" "KAPPA_GATEWAY_POOL_PRIVATE_KEY") }}
+{{- end -}}
+
+{{- define "kappa.operatorPoolEnv" -}}
+{{- $pools := .Values.pools -}}
+{{ include "kappa.env" (dict "name" "KAPPA_OPERATOR_POOL_SIZE" "value" $pools.size) }}
+{{ include "kappa.env" (dict "name" "KAPPA_OPERATOR_POOL_RUNTIMES" "value" (toJson $pools.runtimes)) }}
+{{ include "kappa.env" (dict "name" "KAPPA_OPERATOR_POOL_NAMESPACES" "value" (toJson $pools.namespaces)) }}
+{{ include "kappa.env" (dict "name" "KAPPA_OPERATOR_POOL_MAX_SIZE" "value" $pools.maxSize) }}
+{{ include "kappa.env" (dict "name" "KAPPA_OPERATOR_POOL_MEMORY_LIMIT" "value" $pools.memoryLimit) }}
+{{- if not (kindIs "invalid" $pools.preload) }}
+{{ include "kappa.env" (dict "name" "KAPPA_OPERATOR_POOL_PRELOAD" "value" (toJson $pools.preload)) }}
+{{- end }}
+{{ include "kappa.poolKey" (dict "root" . "name" "KAPPA_OPERATOR_POOL_PRIVATE_KEY") }}
+{{- end -}}
