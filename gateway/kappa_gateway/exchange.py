@@ -63,6 +63,7 @@ class Exchange(Ticket):
         "kind",
         "request_id",
         "sent",
+        "starting",
     )
 
     def __init__(self, gateway: "Gateway", function: FunctionState, kind: InvocationType, request_id: str) -> None:
@@ -80,6 +81,8 @@ class Exchange(Ticket):
         """The value of the answer's header `wire.COLD_START`, if it waited for a pod to start."""
         self.arrived = self.asked = time.monotonic()
         self.granted = self.sent = self.answered = 0.0
+        self.starting = 0.0
+        """Seconds of the pod's time in which the function did not run yet."""
         self._future: asyncio.Future[None] | None = None
 
     async def request(
@@ -162,7 +165,7 @@ class Exchange(Ticket):
                 kept.deadline = math.inf
             else:
                 connection.finish()
-        gateway.dispatcher.release(self, now - self.sent if self.answered else None)
+        gateway.dispatcher.release(self, now - self.sent - self.starting if self.answered else None)
         if self.answered:
             waited, own = self.granted - self.since, duration - (now - self.sent)
             counted.overhead.observe(own - waited + (now - self.answered if self.came_whole else 0.0))
@@ -314,7 +317,7 @@ class Exchange(Ticket):
         if pod.claim is not None:
             path, reason = cold_starts.POOL, ColdStartReason.CLAIMED
             phases = cold_starts.pool_phases(self.asked, self.granted, self.sent, self.answered, agent)
-            function.pool_cold_start = _average(function.pool_cold_start, phases[Phase.TOTAL] - phases[Phase.RUN])
+            self.starting = sum(phases[phase] for phase in (Phase.VERIFY, Phase.CODE, Phase.INIT))
         else:
             to_epoch = time.time() - time.monotonic()
             asked = self.asked + to_epoch

@@ -100,7 +100,6 @@ class FunctionState:
         "namespace",
         "peak_in_flight",
         "pods",
-        "pool_cold_start",
         "protocol",
         "request_head",
         "timeout",
@@ -132,8 +131,6 @@ class FunctionState:
         """When the first of those in flight was given its slot, by the dispatcher's clock."""
         self.cold_start = 0.0
         """Seconds, moving average of its Deployment's cold starts; 0 while none was seen."""
-        self.pool_cold_start = 0.0
-        """The same of those from a pool, until its code runs."""
         self.claimable = False
         """Whether its requests may claim pool pods instead of waiting."""
         self.cold_reason = ColdStartReason.NOT_ELIGIBLE

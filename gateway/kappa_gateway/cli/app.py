@@ -69,6 +69,14 @@ def local_up(
             show_default=False,
         ),
     ] = None,
+    spare: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=10,
+            help="Processes that wait, for each Python runtime, for a function's first invocation, as a cluster's warm pools do; 0: none.",
+        ),
+    ] = 1,
     color: Annotated[
         bool | None,
         typer.Option(
@@ -85,7 +93,18 @@ def local_up(
     from kappa_gateway.local.up import CannotStart, Options, up
 
     try:
-        up(Options(paths=paths, host=host, port=port, keep_warm=keep_warm, color=color, verbose=verbose, queue=queue))
+        up(
+            Options(
+                paths=paths,
+                host=host,
+                port=port,
+                keep_warm=keep_warm,
+                color=color,
+                verbose=verbose,
+                queue=queue,
+                pool_size=spare,
+            )
+        )
     except CannotStart as error:
         fail(str(error), 1)
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from kappa_core.demand import DemandReport
+from kappa_core.demand import Claim, DemandReport
 from kappa_gateway.backend import Sink
 from kappa_gateway.local import catalog
 from kappa_gateway.local.catalog import Entry
@@ -14,6 +14,7 @@ from kappa_gateway.local.console import Console
 from kappa_gateway.local.file_watch import FileWatch, Roots
 from kappa_gateway.local.function_pods import FunctionPods, Surroundings
 from kappa_gateway.local.manifests import Key, Manifests, NoSuchPath, read
+from kappa_gateway.local.pools import LocalPools, PoolKey
 from kappa_gateway.local.state_folder import StateFolder
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class LocalBackend:
     """`run` serves what is under `paths`; `follow` brings the gateway's demand, without which nothing is scaled.
 
     `stop_grace` is how many seconds the processes have to finish what they have when the backend is told to stop.
+    `pool_size` is how many spare processes each pool has, and `pool_key` gives the key that they trust.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class LocalBackend:
         region: str = "us-east-1",
         account: str = "000000000000",
         stop_grace: float = 5.0,
+        pool_size: int = 0,
+        pool_key: Callable[[], str] = str,
     ) -> None:
         self._paths = tuple(paths)
         self._console = console
@@ -45,6 +49,9 @@ class LocalBackend:
         self._region = region
         self._account = account
         self._stop_grace = stop_grace
+        self._pool_size = pool_size
+        self._pool_key = pool_key
+        self._pools: LocalPools | None = None
         self._catalog: Mapping[Key, Entry] = {}
         self._functions: dict[Key, FunctionPods] = {}
         self._reported: set[str] = set()
@@ -61,6 +68,8 @@ class LocalBackend:
         """Raises `manifests.NoSuchPath` if a path is not there at the start."""
         with StateFolder() as state:
             around = Surroundings(sink, self._console, state, self._region, self._account, self._keep_warm)
+            if self._pool_size:
+                self._pools = LocalPools(sink, self._console, state, size=self._pool_size, public_key=self._pool_key)
             self._take(await asyncio.to_thread(read, self._paths), around)
             self.loaded.set()
             try:
@@ -73,14 +82,26 @@ class LocalBackend:
     async def follow(self, reports: AsyncIterable[DemandReport]) -> None:
         """Scale by the gateway's demand, until its feed ends."""
         async for report in reports:
+            for claim in report.claims:
+                self._claimed(claim)
             demands = {(demand.namespace, demand.name): demand for demand in report.functions}
             for key, pods in self._functions.items():
                 if report.full or key in demands:
                     pods.demand(demands.get(key))
 
+    def _claimed(self, claim: Claim) -> None:
+        pods = self._functions.get((claim.namespace, claim.function))
+        if pods is None:
+            # removed in this moment: its process ends as those of the others did
+            pods = next((p for p in self._closing.values() if p.is_of(claim.namespace, claim.function)), None)
+        if self._pools is not None and pods is not None:
+            self._pools.hand_over(claim, pods)
+
     def kill(self) -> None:
         """End every process now, whatever it does."""
         self._stop_grace = 0.0
+        if self._pools is not None:
+            self._pools.kill()
         for pods in (*self._functions.values(), *self._closing.values()):
             pods.kill()
 
@@ -141,6 +162,8 @@ class LocalBackend:
         for key, entry in now.items():
             if before.get(key) is not entry:
                 self._put(key, entry, around, quiet=first)
+        if self._pools is not None:
+            self._pools.want({pool for entry in now.values() if (pool := _pool_of(entry)) is not None})
 
     def _put(self, key: Key, entry: Entry, around: Surroundings, *, quiet: bool) -> None:
         name = catalog.label(*key)
@@ -177,9 +200,19 @@ class LocalBackend:
     async def _stop(self) -> None:
         """Every process gets to finish what it has, for `stop_grace` seconds, then all are killed."""
         stops = [asyncio.create_task(pods.stop()) for pods in self._functions.values()] + list(self._closing)
+        if self._pools is not None:
+            stops.append(asyncio.create_task(self._pools.stop()))
         if not stops:
             return
         _, running = await asyncio.wait(stops, timeout=self._stop_grace)
         if running:
             self.kill()
             await asyncio.wait(running, timeout=2)
+
+
+def _pool_of(entry: Entry) -> PoolKey | None:
+    """The pool that a cold start of this function uses."""
+    way = entry.function.status.cold_start
+    if entry.workload is None or way is None or way.path != "Pool":
+        return None
+    return entry.function.metadata.namespace, entry.function.spec.runtime or ""

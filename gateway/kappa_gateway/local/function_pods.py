@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from kappa_core import pool
 from kappa_core.demand import FunctionDemand
 from kappa_core.function import Function
 from kappa_core.reasons import Reason
@@ -94,6 +95,33 @@ class FunctionPods:
             self._demand = None
         self._balance()
 
+    def is_of(self, namespace: str, name: str) -> bool:
+        return (self.function.metadata.namespace, self.function.metadata.name) == (namespace, name)
+
+    def adopt(self, process: AgentProcess, revision: str, task: asyncio.Task[None]) -> None:
+        """A spare process that the gateway made this function's; `task` runs until it has ended, and then calls `ended`."""
+        is_current = self._workload is not None and revision == pool.revision(self.function)
+        process.workload = self._workload or Workload(self.function)
+        process.readiness = Readiness.READY
+        process.on_line = lambda line: self._around.console.line(self.label, line)
+        self._pods[process.name] = process
+        self._created[process.name] = process.started_at or time.time()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._show(process)
+        if self._stopping or not is_current:
+            self._retire(process)
+        # no look at how many there are: the demand that comes with the claim is what this one is there for
+
+    def ended(self, process: AgentProcess, how: str, lived: float) -> None:
+        """A process of this function has ended, `lived` seconds after its start."""
+        self._pods.pop(process.name, None)
+        self._created.pop(process.name, None)
+        self._around.sink.remove_pod(self.function.metadata.namespace, process.name)
+        if not process.stopping:
+            self._crashed(process, how, lived)
+        self._balance()
+
     async def stop(self) -> None:
         """Stop every process: each finishes what it has, and ends."""
         self._stopping = True
@@ -114,8 +142,8 @@ class FunctionPods:
     def _balance(self) -> None:
         if self._stopping:
             return
-        current = [p for p in self._pods.values() if not p.stopping and p.workload.revision == self._revision]
-        old = [p for p in self._pods.values() if not p.stopping and p.workload.revision != self._revision]
+        current = [p for p in self._pods.values() if not p.stopping and _revision(p) == self._revision]
+        old = [p for p in self._pods.values() if not p.stopping and _revision(p) != self._revision]
         if self._workload is None:
             for process in old:
                 self._retire(process)
@@ -159,6 +187,7 @@ class FunctionPods:
     async def _live(self, process: AgentProcess) -> None:
         """A process from its start to its end."""
         started = self._around.clock()
+        assert process.workload is not None, "launched for a workload"
         config = agent_config(process.workload, region=self._around.region, account=self._around.account)
         ready: asyncio.Task[None] | None = None
         try:
@@ -169,18 +198,13 @@ class FunctionPods:
             else:
                 self._show(process)
                 ready = asyncio.create_task(self._await_ready(process))
-            how = _ending(await pump, listened=process.port is not None)
+            how = ending(await pump, listened=process.port is not None)
         except (OSError, ValueError) as error:  # ValueError: a variable that no process can be given
             how = f"could not be started: {error}"
         finally:
             if ready is not None:
                 ready.cancel()
-            self._pods.pop(process.name, None)
-            self._created.pop(process.name, None)
-            self._around.sink.remove_pod(self.function.metadata.namespace, process.name)
-        if not process.stopping:
-            self._crashed(process, how, self._around.clock() - started)
-        self._balance()
+        self.ended(process, how, self._around.clock() - started)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -206,7 +230,7 @@ class FunctionPods:
             return
         process.terminate()
         self._show(process)
-        limit = process.workload.function.spec.timeout_seconds + STOP_MARGIN
+        limit = (process.workload or Workload(self.function)).function.spec.timeout_seconds + STOP_MARGIN
         asyncio.get_running_loop().call_later(limit, process.kill)
 
     def _crashed(self, process: AgentProcess, reason: str, lived: float) -> None:
@@ -231,7 +255,7 @@ class FunctionPods:
         self._around.sink.put_function(function)
 
     def _show(self, process: AgentProcess) -> None:
-        spec = process.workload.function.spec
+        spec = (process.workload or Workload(self.function)).function.spec
         created = self._created[process.name]
         pod = Pod(
             namespace=self.function.metadata.namespace,
@@ -250,6 +274,10 @@ class FunctionPods:
         self._around.sink.put_pod(pod)
 
 
-def _ending(code: int, *, listened: bool) -> str:
+def _revision(process: AgentProcess) -> str:
+    return process.workload.revision if process.workload is not None else ""
+
+
+def ending(code: int, *, listened: bool) -> str:
     how = f"was killed by signal {-code}" if code < 0 else f"ended by itself with exit status {code}"
     return how if listened else f"{how} before it could take a request"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from kappa_core import containers, wire
-from kappa_core.agent_config import AgentConfig
+from kappa_core.agent_config import AgentConfig, PoolConfig
 from kappa_gateway.local.resolve import Workload
 
 ANNOUNCE_TIMEOUT: Final = 30.0
@@ -44,9 +44,12 @@ class Readiness(Enum):
 class AgentProcess:
     """`spawn`, then `pump` beside `listening` and `wait_ready`; `terminate` or `kill` at any time."""
 
-    def __init__(self, name: str, workload: Workload, folder: Path, on_line: Callable[[str], None]) -> None:
+    def __init__(self, name: str, workload: Workload | None, folder: Path, on_line: Callable[[str], None]) -> None:
         self.name = name
         self.workload = workload
+        """None while it is spare: no function's yet."""
+        self.on_line = on_line
+        """Called with each line that it writes."""
         self.port: int | None = None
         self.readiness = Readiness.STARTING
         self.stopping = False
@@ -55,16 +58,16 @@ class AgentProcess:
         self._announcement = -1
         self._output = -1
         self._folder = folder
-        self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    async def spawn(self, config: AgentConfig) -> None:
+    async def spawn(self, config: AgentConfig | PoolConfig) -> None:
         """Start it. Raises `OSError`."""
-        await asyncio.to_thread(_lay_out, self._folder, self.workload.files)
+        files, env = (self.workload.files, self.workload.env) if self.workload is not None else ({}, {})
+        await asyncio.to_thread(_lay_out, self._folder, files)
         read_end, write_end = os.pipe()
         output, child_output = os.pipe()
         try:
@@ -74,7 +77,7 @@ class AgentProcess:
                 "-P",  # not the current folder first: a user's json.py there must not become the agent's
                 "-m",
                 "kappa_runtime",
-                env={**inherited(os.environ), **self.workload.env, **told.to_env()},
+                env={**inherited(os.environ), **env, **told.to_env()},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=child_output,
                 stderr=child_output,
@@ -103,7 +106,7 @@ class AgentProcess:
         assert self._process is not None, "spawned"
         # A pipe of our own, because asyncio's makes wait() last until everyone has closed it: a program that the
         # function left behind would keep its agent alive for us.
-        reading = asyncio.create_task(_read_lines(self._output, self._on_line))
+        reading = asyncio.create_task(_read_lines(self._output, lambda line: self.on_line(line)))
         try:
             code = await self._process.wait()
             await asyncio.wait({reading}, timeout=_LAST_WORDS)

@@ -1,9 +1,14 @@
-"""The Ready condition that the operator would set in a cluster. Pure."""
+"""The status that the operator would set in a cluster: the Ready condition, and the way of a cold start. Pure."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 from kappa_core.function import Code, Condition, Function, FunctionSpec, FunctionStatus, ObjectMeta
+from kappa_core.pool import PoolSettings, cold_start
 from kappa_core.reasons import ConditionType, Reason
+
+POOLS: Final = PoolSettings(size=1, public_key="local", memory_limit="1Ti")
+"""Processes of this machine have no limit of memory."""
 
 
 def with_ready(function: Function, reason: Reason, message: str) -> Function:
@@ -16,7 +21,11 @@ def with_ready(function: Function, reason: Reason, message: str) -> Function:
         reason=reason,
         message=message,
     )
-    status = FunctionStatus(observed_generation=function.metadata.generation, conditions=[condition])
+    status = FunctionStatus(
+        observed_generation=function.metadata.generation,
+        conditions=[condition],
+        cold_start=cold_start(function, POOLS),
+    )
     return function.model_copy(update={"status": status})
 
 

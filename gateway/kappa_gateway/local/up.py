@@ -1,8 +1,10 @@
 """The whole of `kappa local up`: the gateway over a `LocalBackend`, from the first check to the last child's end."""
 
 import asyncio
+import base64
 import errno
 import logging
+import os
 import shlex
 import shutil
 import signal
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Final, cast
 
 import uvloop
+from pydantic import SecretStr
 
 from kappa_core.demand import DemandReport
 from kappa_core.logs import TextFormatter
@@ -24,6 +27,7 @@ from kappa_gateway.local import banner, manifests
 from kappa_gateway.local.backend import LocalBackend
 from kappa_gateway.local.console import SELF, Console
 from kappa_gateway.local.state_folder import queue_file
+from kappa_gateway.pools.signing import Signer
 from kappa_gateway.queue.factory import sqlite_url
 from kappa_gateway.queue.protocol import QueueMisconfigured
 from kappa_gateway.server import serve
@@ -55,6 +59,8 @@ class Options:
     verbose: bool = False
     queue: Path | None = None
     """File of the queue of asynchronous invocations; None: one of its own for these paths, see `state_folder`."""
+    pool_size: int = 1
+    """Spare processes for each runtime, that cold starts take over; 0: none."""
 
 
 def up(options: Options) -> None:
@@ -80,6 +86,7 @@ def up(options: Options) -> None:
 
 
 async def _serve(options: Options, console: Console) -> None:
+    key = os.urandom(32)
     settings = Settings(
         host=options.host,
         port=options.port,
@@ -88,6 +95,7 @@ async def _serve(options: Options, console: Console) -> None:
         queue_lease=QUEUE_LEASE,
         queue_url=sqlite_url(options.queue or queue_file(options.paths)),
         delivery_addresses="any",
+        pool_private_key=SecretStr(base64.b64encode(key).decode() if options.pool_size else ""),
         drain_delay=0,
         drain_timeout=DRAIN_TIMEOUT,
     )
@@ -98,6 +106,8 @@ async def _serve(options: Options, console: Console) -> None:
         region=settings.region,
         account=settings.account,
         stop_grace=STOP_GRACE,
+        pool_size=options.pool_size,
+        pool_key=lambda: Signer(key).public_key,
     )
     stop = asyncio.Event()
 

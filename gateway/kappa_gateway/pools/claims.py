@@ -6,8 +6,7 @@ at least one. The cold start here is the Deployment's, though a pool's is much s
 started again, so that is what it costs. Claiming does not change the sum, so a burst that comes one request at a time
 claims as many as one that comes at once (`scaling.needed` counts what is in flight in full, and is never below this).
 
-Until a first answer says how long an invocation takes, there is one pod at first, and the number may double each time that
-a pool's cold start passes.
+Until a first answer says how long an invocation takes, there is one pod at first, and the number may double every 50 ms.
 
 Gateways share no counter. Each claims at most its share of `maxReplicas` less the pods that are not its own (`pool.share`),
 and keeps what it claimed counted against that share: however late it sees the others' pods, together they stay within.
@@ -21,10 +20,8 @@ from kappa_core.metrics import ColdStartReason
 from kappa_core.pool import share
 from kappa_core.scaling import DEFAULT_COLD_START
 
-DEFAULT_POOL_COLD_START: Final = 0.02
-"""Seconds, until one was measured."""
-POOL_COLD_START: Final = (0.005, 0.2)
-"""Seconds between which a measured one is believed: a slow import in one function's code must not keep a burst back."""
+DOUBLING: Final = 0.05
+"""Seconds. A start from a pool takes a few milliseconds, and as long again as the function's own imports."""
 _MOST_DOUBLINGS: Final = 16
 
 
@@ -42,8 +39,6 @@ class Situation:
     """Seconds since the first of those in flight was given its pod; matters while `mean_duration` is 0."""
     cold_start: float = 0.0
     """Seconds, of the Deployment; 0 while none was seen."""
-    pool_cold_start: float = 0.0
-    """The same of the pool."""
     pods: int = 0
     """Pods that are there or on their way, claimed ones among them."""
     own: int = 0
@@ -85,16 +80,15 @@ def decide(now: Situation) -> Decision:
 def _wanted(now: Situation) -> tuple[int, float | None]:
     """Pods that all of this calls for, and when that may change by itself."""
     work = float(now.in_flight + now.waiting)
-    look_again = None
+    look_again, doublings = None, 0
     if now.mean_duration:
         work *= min(1.0, now.mean_duration / (now.cold_start or DEFAULT_COLD_START))
         most = now.max_replicas
     elif not now.in_flight:
         most = 1
     else:
-        step = min(max(now.pool_cold_start or DEFAULT_POOL_COLD_START, POOL_COLD_START[0]), POOL_COLD_START[1])
-        doublings = min(int(now.running / step + 1e-9), _MOST_DOUBLINGS)
+        doublings = min(int(now.running / DOUBLING + 1e-9), _MOST_DOUBLINGS)
         most = 1 << doublings
-        look_again = (doublings + 1) * step - now.running
+        look_again = (doublings + 1) * DOUBLING - now.running
     pods = max(math.ceil(work / now.concurrency - 1e-9), 1)
-    return min(pods, most, now.max_replicas), look_again if most < pods else None
+    return min(pods, most, now.max_replicas), (look_again if most < pods and doublings < _MOST_DOUBLINGS else None)

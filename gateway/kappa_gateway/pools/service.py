@@ -68,6 +68,7 @@ class Pools:
         key = (given.namespace, given.name)
         self._pool_pods[key] = given
         if self.sign is not None and key not in self._claims and self._shunned.get(given.uid, 0.0) < time.monotonic():
+            self.sign.prepare()
             self.vacancies.add(given)
 
     def remove_pool_pod(self, namespace: str, name: str) -> None:
@@ -131,7 +132,6 @@ class Pools:
             mean_duration=function.mean_duration,
             running=self._gateway.loop.time() - function.busy_since if function.in_flight else 0.0,
             cold_start=function.cold_start,
-            pool_cold_start=function.pool_cold_start,
             pods=len(pods),
             own=sum(one.claim is not None for one in pods),
             free=self.vacancies.free(function.namespace, runtime),

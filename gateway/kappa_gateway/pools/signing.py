@@ -2,9 +2,14 @@
 
 import base64
 import binascii
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kappa_gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from nacl.signing import SigningKey
 
 
 class BadKey(Exception):
@@ -15,10 +20,18 @@ class Signer:
     """Ed25519. Made from 32 bytes, RFC 8032's private key."""
 
     def __init__(self, private_key: bytes) -> None:
-        # imported where pools are used: it takes some milliseconds, and a library of its own
+        self._private_key = private_key
+
+    def prepare(self) -> None:
+        """Have all in memory that signing takes."""
+        _ = self._key
+
+    @cached_property
+    def _key(self) -> "SigningKey":
+        # 20 ms: once there is something to sign for
         from nacl.signing import SigningKey
 
-        self._key = SigningKey(private_key)
+        return SigningKey(self._private_key)
 
     def __call__(self, message: bytes) -> bytes:
         """The signature, 64 bytes."""

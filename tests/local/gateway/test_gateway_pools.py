@@ -1,0 +1,471 @@
+"""Cold starts from a pool, against pool pods in this process that take, refuse, break and vanish, and against real ones."""
+
+import asyncio
+import base64
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey
+
+from kappa_core import pool, wire
+from kappa_core.agent_config import PoolConfig
+from kappa_core.function import Function
+from kappa_core.specialize import Refused, read
+from kappa_gateway.backend import Pod, PoolPod
+from kappa_gateway.pools.signing import Signer
+
+KEY = bytes(range(32))
+PRIVATE_KEY = base64.b64encode(KEY).decode()
+RUNTIME = "python3.13"
+
+
+def pool_function(tools, name="hello", **spec):
+    function = tools.function(name, **spec)
+    status = {"observedGeneration": 1, "coldStart": {"path": "Pool", "reason": "test"}}
+    return Function.model_validate({**function.model_dump(by_alias=True), "status": status})
+
+
+@dataclass
+class FakePoolPod:
+    """As an agent in a pool: the first good specialize request takes it, and its answer is the event's."""
+
+    tools: object
+    name: str
+    uid: str
+    refuse: tuple[str, str] | None = None
+    """Status line and reason."""
+    hold: asyncio.Event | None = None
+    """Answer events only once this is set."""
+    break_off: bool = False
+    forget: bool = False
+    """Break off, and be nobody's still."""
+    taken: object = None
+    received: list = field(default_factory=list)
+    """Bodies of specialize requests, as read."""
+    pod: object = None
+
+    async def start(self):
+        self.pod = self.tools.pod(self.answer)
+        self.pod.ready_answer = self.tools.response(b'{"state":"pool"}')
+        await self.pod.start()
+
+    async def answer(self, request):
+        if request.target == wire.SPECIALIZE_PATH:
+            return await self.specialize(request)
+        if self.taken is None:
+            return self.refusal("503 Service Unavailable", wire.REFUSED_POOL)
+        if self.hold is not None:
+            await self.hold.wait()
+        return self.tools.response(request.body)
+
+    async def specialize(self, request):
+        if self.refuse is not None:
+            return self.refusal(*self.refuse)
+        if self.taken is not None:
+            return self.refusal("409 Conflict", wire.REFUSED_TAKEN)
+        try:
+            got = read(request.body, pod_uid=self.uid, now=time.time(), agent_started=0.0, verify=verify)
+        except Refused as refused:
+            return self.refusal("403 Forbidden", refused.reason)
+        self.received.append((request, got))
+        if self.break_off:
+            if not self.forget:
+                self.become(got)
+            return None
+        self.become(got)
+        if self.hold is not None:
+            await self.hold.wait()
+        headers = {wire.PHASES: "verify=0.01,code=0.02,init=0.03,run=0.04", wire.EXECUTED_VERSION: "$LATEST"}
+        return self.tools.response(got.event, headers=headers)
+
+    def become(self, got):
+        self.taken = got.specialization
+        config = got.specialization.config
+        function = f"{config.function_namespace}/{config.function_name}"
+        self.pod.ready_answer = self.tools.response(
+            json.dumps({"state": "ready", "function": function, "revision": got.specialization.revision}).encode()
+        )
+
+    def refusal(self, status, reason):
+        return self.tools.response(b'{"errorType":"Kappa.Refused"}', status, {wire.REFUSED: reason})
+
+    @property
+    def as_pool_pod(self):
+        return PoolPod("default", RUNTIME, self.name, self.uid, "127.0.0.1", self.pod.port)
+
+
+def verify(message, signature):
+    try:
+        SigningKey(KEY).verify_key.verify(message, signature)
+    except BadSignatureError:
+        return False
+    return True
+
+
+class Pools:
+    """The gateway of a test, and the pool pods that it was told of."""
+
+    def __init__(self, run, tools):
+        self.run, self.tools = run, tools
+        self.pods = []
+
+    @property
+    def pools(self):
+        return self.run.gateway.pools
+
+    def function(self, name="hello"):
+        return self.run.gateway.registry.get("default", name)
+
+    async def add(self, *, is_awaited=False, **how):
+        number = len(self.pods)
+        made = FakePoolPod(self.tools, f"pool-{number}", f"uid-{number}", **how)
+        await made.start()
+        self.pods.append(made)
+        self.run.pods.append(made.pod)
+        free = self.free
+        self.run.sink.put_pool_pod(made.as_pool_pod)
+        if not is_awaited:
+            await self.tools.eventually(lambda: self.free > free)
+        return made
+
+    @property
+    def free(self):
+        return self.pools.vacancies.free("default", RUNTIME)
+
+
+@pytest.fixture
+async def pools(tools):
+    backend = tools.backend()
+    backend.functions = [pool_function(tools), pool_function(tools, "other")]
+    async with tools.running(backend, pool_private_key=PRIVATE_KEY) as run:
+        yield Pools(run, tools)
+
+
+def parts(header):
+    path, *pairs = header.split(";")
+    return path, {name: float(value) for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+async def test_a_request_to_a_cold_function_makes_a_pool_pod_its_own_and_gets_its_answer(pools):
+    made = await pools.add()
+    connections = made.pod.connections
+    got = await pools.run.invoke(body=b'{"n":1}', X_Amzn_Trace_Id="Root=1-a")
+    assert (got.status, got.json()) == (200, {"n": 1})
+    assert got.header("X-Amz-Executed-Version") == "$LATEST"
+    request, received = made.received[0]
+    assert received.event == b'{"n":1}'
+    assert request.headers[wire.REQUEST_ID.lower()] == got.header("x-amzn-requestid")
+    assert received.specialization.request_id == got.header("x-amzn-requestid")
+    assert request.headers["x-amzn-trace-id"] == "Root=1-a"
+    assert received.specialization.revision == pool.revision(pools.function().function)
+    assert received.specialization.config.code_inline.startswith("def handler")
+    assert made.pod.connections == connections, "the connection that stood ready was used"
+    assert pools.free == 0
+    # from then on it is a pod like any other
+    assert (await pools.run.invoke(body=b"2")).json() == 2
+    assert [one.target for one in made.pod.requests] == [wire.SPECIALIZE_PATH, wire.INVOKE_PATH]
+
+
+async def test_the_answer_says_how_the_cold_start_went_and_the_metrics_count_it(pools):
+    await pools.add()
+    path, found = parts((await pools.run.invoke()).header(wire.COLD_START))
+    assert path == "pool"
+    total = found.pop("total")
+    assert sum(found.values()) == pytest.approx(total, rel=0.05)
+    assert (found["verify"], found["code"], found["init"], found["run"]) == (0.01, 0.02, 0.03, 0.04)
+    assert (await pools.run.invoke()).header(wire.COLD_START) is None
+    page = (await pools.run.request("GET", "/metrics")).body.decode()
+    assert 'kappa_cold_starts_total{function="hello",namespace="default",path="Pool",reason="claimed"} 1.0' in page, (
+        page
+    )
+    phases = set(re.findall(r'kappa_cold_start_seconds_count{.*path="Pool",phase="(\w+)"} 1\.0', page))
+    assert phases == {"queue", "agent", "verify", "code", "init", "run", "first_byte", "total"}
+
+
+async def test_a_function_url_starts_from_the_pool_too(pools):
+    made = await pools.add()
+    got = await pools.run.request("GET", "/fn/default/hello/path")
+    assert got.header(wire.COLD_START).startswith("pool;total=")
+    assert json.loads(made.received[0][1].event)["rawPath"] == "/path"
+
+
+async def test_the_operator_is_told_of_the_claim_at_once_until_the_pod_has_its_label(pools, tools):
+    made = await pools.add(hold=asyncio.Event())
+    reports = pools.run.gateway.demand.subscribe()
+    await anext(reports)
+    invoked = asyncio.create_task(pools.run.invoke(body=b"1"))
+    async with asyncio.timeout(5):
+        while not (report := await anext(reports)).claims:
+            pass
+    claim = report.claims[0]
+    assert (claim.namespace, claim.function, claim.pod, claim.pod_uid) == ("default", "hello", "pool-0", "uid-0")
+    assert claim.revision == pool.revision(pools.function().function)
+    assert report.functions[0].in_flight == 1
+    assert pools.run.gateway.demand.full_report().claims == (claim,)
+    # the watch brings it as the function's, and takes it from the pool
+    pools.run.sink.put_pod(Pod("default", "pool-0", "hello", "127.0.0.1", made.pod.port, 1, "lambda"))
+    pools.run.sink.remove_pool_pod("default", "pool-0")
+    assert pools.run.gateway.demand.full_report().claims == ()
+    made.hold.set()
+    assert (await invoked).json() == 1
+    assert list(pools.function().pods) == ["pool-0"]
+    await reports.aclose()
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        ("409 Conflict", "taken"),
+        ("403 Forbidden", "stale"),
+        ("503 Service Unavailable", "draining"),
+        ("400 Bad Request", ""),
+    ],
+)
+async def test_a_pod_that_refuses_is_left_alone_and_the_next_one_taken(pools, tools, refuse):
+    refusing = [await pools.add(refuse=refuse) for _ in range(2)]
+    taken = await pools.add()
+    assert (await pools.run.invoke(body=b"1")).json() == 1
+    assert len(taken.received) == 1
+    assert list(pools.function().pods) == [taken.name]
+    asked = [one for one in refusing if one.pod.requests]
+    assert pools.free == len(refusing) - len(asked)
+    for one in asked:
+        assert one.as_pool_pod.uid in pools.pools._shunned
+
+
+async def test_a_pod_of_another_key_takes_nothing_and_the_log_says_what_to_look_at(pools, caplog):
+    pools.pools.sign = Signer(bytes(32))
+    await pools.add()
+    waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
+    await pools.tools.eventually(lambda: "must be one pair" in caplog.text)
+    await pools.run.add_pod()
+    got = await waiting
+    assert got.json() == 1
+
+
+async def test_without_a_free_pod_the_request_waits_and_takes_the_first_that_comes(pools, tools):
+    await pools.add(refuse=("409 Conflict", "taken"))
+    waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
+    await tools.eventually(lambda: pools.function().waiters)
+    made = await pools.add(is_awaited=True)
+    assert (await waiting).json() == 1
+    assert made.received
+
+
+async def test_those_who_wait_are_served_in_their_order(pools, tools):
+    order = []
+
+    async def ask(number):
+        await pools.run.invoke(body=b"%d" % number)
+        order.append(number)
+
+    await pools.add(refuse=("409 Conflict", "taken"))
+    tasks = []
+    for number in range(4):
+        tasks.append(asyncio.create_task(ask(number)))
+        await tools.eventually(lambda count=number + 1: len(pools.function().waiters) == count)
+    made = await pools.add(is_awaited=True)
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3]
+    assert made.received[0][1].event == b"0"
+
+
+async def test_a_pod_that_is_gone_costs_nothing_but_the_next_one(pools, tools):
+    gone = await pools.add()
+    here = await pools.add()
+    gone.pod.server.close()
+    pools.pools.vacancies._pools["default", RUNTIME]["pool-0"].task.cancel()
+    await tools.eventually(lambda: pools.pools.vacancies._pools["default", RUNTIME]["pool-0"].task.done())
+    for connection in list(pools.pools.vacancies._pools["default", RUNTIME]["pool-0"].pool.idle):
+        connection.transport.abort()
+    answers = [await pools.run.invoke(name, body=b"1") for name in ("hello",)]
+    assert [one.json() for one in answers] == [1]
+    assert here.received
+    assert list(pools.function().pods) == [here.name]
+
+
+async def test_a_connection_that_breaks_after_sending_is_lost_and_the_pod_asked_whose_it_is(pools, tools):
+    made = await pools.add(break_off=True)
+    got = await pools.run.invoke(body=b"1")
+    assert (got.status, got.header("x-amzn-errortype")) == (500, "ServiceException")
+    assert "may have run" in got.json()["Message"]
+    made.break_off = False
+    # it took the function, so the next request is an ordinary one
+    assert (await pools.run.invoke(body=b"2")).json() == 2
+    assert len(made.received) == 1
+
+
+async def test_a_pod_that_never_got_the_request_is_free_again(pools, tools):
+    made = await pools.add(break_off=True, forget=True)
+    assert (await pools.run.invoke(body=b"1")).status == 500
+    await tools.eventually(lambda: pools.free == 1)
+    assert not pools.function().pods
+    made.break_off = False
+    assert (await pools.run.invoke(body=b"2")).json() == 2
+
+
+async def test_a_caller_that_leaves_leaves_the_pod_to_the_next_one(pools, tools):
+    made = await pools.add(hold=asyncio.Event())
+    client = await pools.run.connect()
+    await client.send(b"POST /2015-03-31/functions/hello/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1")
+    await tools.eventually(lambda: made.received)
+    await client.close()
+    made.hold.set()
+    assert (await pools.run.invoke(body=b"2")).json() == 2
+    assert len(made.received) == 1
+
+
+async def test_a_pod_whose_container_was_started_again_is_not_asked_again(pools, tools):
+    made = await pools.add()
+    assert (await pools.run.invoke(body=b"1")).json() == 1
+    pools.run.sink.put_pod(Pod("default", made.name, "hello", "127.0.0.1", made.pod.port, 1, "lambda"))
+    made.taken = None
+    waiting = asyncio.create_task(pools.run.invoke(body=b"2"))
+    await tools.eventually(lambda: pools.function().waiters)
+    await pools.run.add_pod(name="new")
+    assert (await waiting).json() == 2
+
+
+async def test_a_burst_takes_the_pods_that_the_rule_says(pools, tools):
+    for _ in range(20):
+        await pools.add()
+    answers = await asyncio.gather(*(pools.run.invoke(body=b"%d" % number) for number in range(200)))
+    assert [one.json() for one in answers] == list(range(200))
+    assert 1 <= sum(bool(made.received) for made in pools.pods) <= 4
+
+
+async def test_long_requests_take_a_pod_each_up_to_max_replicas(pools, tools):
+    hold = asyncio.Event()
+    for _ in range(6):
+        await pools.add(hold=hold)
+    function = pool_function(tools, scaling={"maxReplicas": 4})
+    pools.run.sink.put_function(function)
+    tasks = [asyncio.create_task(pools.run.invoke(body=b"%d" % number)) for number in range(8)]
+    await tools.eventually(lambda: sum(bool(made.received) for made in pools.pods) == 4)
+    assert len(pools.function().waiters) == 4
+    hold.set()
+    assert [(await task).json() for task in tasks] == list(range(8))
+    assert sum(bool(made.received) for made in pools.pods) == 4
+
+
+async def test_a_function_that_is_not_for_the_pool_claims_nothing(pools, tools):
+    made = await pools.add()
+    pools.run.sink.put_function(tools.function())
+    waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
+    await tools.eventually(lambda: pools.function().waiters)
+    await pools.run.add_pod()
+    got = await waiting
+    assert got.json() == 1
+    assert got.header(wire.COLD_START).startswith("deployment;total=")
+    assert not made.received
+    assert pools.function().metrics.cold_starts == {("Deployment", "not_eligible"): 1}
+
+
+async def test_what_the_operator_said_of_an_older_generation_does_not_count(pools, tools):
+    await pools.add()
+    function = pool_function(tools)
+    function = function.model_copy(update={"metadata": function.metadata.model_copy(update={"generation": 2})})
+    pools.run.sink.put_function(function)
+    assert not pools.function().claimable
+
+
+async def test_max_replicas_0_claims_nothing(pools, tools):
+    made = await pools.add()
+    pools.run.sink.put_function(pool_function(tools, scaling={"maxReplicas": 0}))
+    assert (await pools.run.invoke()).status == 429
+    assert not made.received
+
+
+async def test_a_pool_of_another_namespace_or_runtime_is_not_touched(pools, tools):
+    made = FakePoolPod(tools, "else", "uid-else")
+    await made.start()
+    pools.run.pods.append(made.pod)
+    pools.run.sink.put_pool_pod(PoolPod("team-b", RUNTIME, "else", "uid-else", "127.0.0.1", made.pod.port))
+    await tools.eventually(lambda: pools.pools.vacancies.free("team-b", RUNTIME))
+    waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
+    await tools.eventually(lambda: pools.function().waiters)
+    await pools.run.add_pod()
+    assert (await waiting).json() == 1
+    assert not made.received
+
+
+async def test_a_claim_outlives_a_new_list_that_does_not_show_it_yet(pools, tools):
+    made = await pools.add()
+    assert (await pools.run.invoke(body=b"1")).json() == 1
+    pools.run.sink.replace_pods([])
+    pools.run.sink.replace_pool_pods([made.as_pool_pod])
+    assert (await pools.run.invoke(body=b"2")).json() == 2
+    assert len(made.received) == 1
+
+
+async def test_a_pod_that_another_gateway_took_is_noticed_and_left_alone(pools, tools):
+    made = await pools.add()
+    made.pod.ready_answer = tools.response(b'{"state":"ready","function":"default/other"}')
+    # its connection breaks, so it is asked again at once
+    for connection in list(next(iter(pools.pools.vacancies)).pool.idle):
+        connection.transport.abort()
+    await tools.eventually(lambda: pools.free == 0)
+    waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
+    await tools.eventually(lambda: pools.function().waiters)
+    assert not made.received
+    await pools.run.add_pod()
+    assert (await waiting).json() == 1
+
+
+async def agent(tmp_path, number):
+    """A real agent in a pool; the process and what the platform would say of it."""
+    read_end, write_end = os.pipe()
+    root = tmp_path / f"task-{number}"
+    root.mkdir()
+    config = PoolConfig(
+        pool_public_key=Signer(KEY).public_key,
+        pod_uid=f"uid-{number}",
+        runtime=RUNTIME,
+        task_root=str(root),
+        host="127.0.0.1",
+        port=0,
+        runtime_api_port=0,
+        announce_fd=write_end,
+        parent_death=True,
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "kappa_runtime",
+        env={"PATH": os.environ["PATH"], **config.to_env()}, pass_fds=(write_end,), stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(write_end)
+    with os.fdopen(read_end) as announced:
+        port = json.loads(await asyncio.to_thread(announced.readline))["port"]
+    return process, PoolPod("default", RUNTIME, f"pool-{number}", f"uid-{number}", "127.0.0.1", port)
+
+
+async def test_phases_of_real_processes_add_up_on_both_paths(pools, tools, tmp_path):
+    process, pod = await agent(tmp_path, 0)
+    try:
+        pools.run.sink.put_pool_pod(pod)
+        await tools.eventually(lambda: pools.free, 20)
+        code = "import os\n\ndef handler(event, context):\n    return {'env': os.environ['GREETING'], 'id': context.aws_request_id}\n"
+        pools.run.sink.put_function(
+            pool_function(
+                tools, code={"inline": code}, env=[{"name": "A", "value": "x"}, {"name": "GREETING", "value": "$(A)y"}]
+            )
+        )
+        began = time.perf_counter()
+        got = await pools.run.invoke()
+        took = (time.perf_counter() - began) * 1000
+        assert got.json() == {"env": "xy", "id": got.header("x-amzn-requestid")}
+        path, found = parts(got.header(wire.COLD_START))
+        assert path == "pool"
+        total = found.pop("total")
+        assert sum(found.values()) == pytest.approx(total, rel=0.05)
+        assert total <= took
+        assert found["init"] > 0
+        assert found["run"] > 0
+    finally:
+        process.kill()
+        await process.wait()
