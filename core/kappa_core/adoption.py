@@ -59,7 +59,12 @@ def takeover(pod: PodFacts, function: Function, revision: str) -> dict[str, Any]
                 names.POD_TEMPLATE_HASH: None,
                 **manifests.own_labels(function.metadata.name),
             },
-            "annotations": {names.ANNOTATION_FROM_POOL: str(pod.restarts), names.ANNOTATION_REVISION: revision},
+            "annotations": {
+                names.ANNOTATION_FROM_POOL: str(pod.restarts),
+                names.ANNOTATION_REVISION: revision,
+                # Dearer than the pod that was started in its place, should that be ready first.
+                names.ANNOTATION_DELETION_COST: "1",
+            },
         }
     }
 
@@ -69,10 +74,10 @@ def is_adrift(pod: PodFacts) -> bool:
     return pod.from_pool and not pod.terminating and not (pod.template_hash and pod.controller_uid)
 
 
-def present(pods: Iterable[PodFacts]) -> int:
-    """Pods that serve, or would if the ReplicaSet's own were not counted twice: what the Deployment's replicas must be
-    at least, so that each pod that was taken over finds its place."""
-    return sum(1 for pod in pods if not pod.terminating and (pod.ready or pod.from_pool))
+def present(pods: Iterable[PodFacts], settled: Collection[str]) -> int:
+    """Pods that have a claim to a place: those from the pool, and those that were ready (uids: `settled`) when the first
+    of these came. What the ReplicaSet has begun to start since then, it starts in their place."""
+    return sum(1 for pod in pods if not pod.terminating and (pod.from_pool or (pod.ready and pod.uid in settled)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +94,23 @@ def plan(
     revision: str,
     max_replicas: int,
     adrift_for: Mapping[str, float],
+    settled: Collection[str],
 ) -> Plan:
     """What to do with those of a function's `pods` that are adrift.
 
     `revision`: of the pod template that the function calls for now. `adrift_for`: pod uid → seconds. `replica_set`: the
-    Deployment's newest, None where it is not known yet.
+    Deployment's newest, None where it is not known yet. `settled`: see `present`.
     """
     adrift = sorted((pod for pod in pods if is_adrift(pod)), key=lambda pod: pod.name)
     retire = [(pod, "its Function has changed") for pod in adrift if pod.revision != revision]
     adrift = [pod for pod in adrift if pod.revision == revision]
-    room = max(0, max_replicas - present(pod for pod in pods if not is_adrift(pod)))
+    room = max(0, max_replicas - present((pod for pod in pods if not is_adrift(pod)), settled))
     retire += [(pod, "maxReplicas leaves no room for it") for pod in adrift[room:]]
     adrift = adrift[:room]
     adopt: list[PodFacts] = []
     if replica_set is not None and replica_set.template_hash:
         own = [pod for pod in pods if pod.template_hash == replica_set.template_hash]
-        free = max(0, replica_set.replicas - present(own))
+        free = max(0, replica_set.replicas - present(own, settled))
         adopt = [pod for pod in adrift if pod.template_hash != replica_set.template_hash][:free]
     late = [pod for pod in adrift if pod not in adopt and adrift_for.get(pod.uid, 0.0) >= ADRIFT_SECONDS]
     retire += [(pod, "its Function's ReplicaSet does not want it") for pod in late]

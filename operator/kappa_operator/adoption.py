@@ -7,6 +7,7 @@ are those of `kappa_core.adoption`.
 import logging
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from kappa_core import adoption, names
@@ -47,6 +48,16 @@ class Confirmed(Protocol):
     def done(self, pod_uid: str) -> None: ...
 
 
+@dataclass(slots=True)
+class _Memory:
+    """Losing it (a restart) costs a pod more than is needed, for a while."""
+
+    settled: frozenset[str]
+    """Uids of the pods that were ready when the first of those came that are adrift."""
+    since: dict[str, float] = field(default_factory=dict)
+    """Uid of a pod that is adrift → when it was first seen so."""
+
+
 class Adoption:
     """`adopt` is a step of a Function's reconciling, `abandon` of one that is gone."""
 
@@ -69,8 +80,8 @@ class Adoption:
         self._claims = claims
         self._observe = observe
         self._clock = clock
-        self._adrift_since: dict[str, dict[str, float]] = {}
-        """Function key → pod uid → when it was first seen so."""
+        self._memory: dict[str, _Memory] = {}
+        """Function key → what is remembered while it has pods that are adrift."""
         self._resize_after: dict[str, dict[str, float]] = {}
         """Function key → pod uid → when a resize that was refused is tried again."""
 
@@ -92,21 +103,25 @@ class Adoption:
             await self._resize(key, pods, record.function, revision)
         adrift = [pod for pod in pods if self._is_adrift(pod)]
         if not adrift:
-            self._adrift_since.pop(key, None)
+            self._memory.pop(key, None)
             return None
-        now, before = self._clock(), self._adrift_since.get(key, {})
-        since = self._adrift_since[key] = {pod.uid: before.get(pod.uid, now) for pod in adrift}
-        self._scaler.taken_over(key, adoption.present(pod for pod in pods if pod.revision == revision))
+        memory = self._memory.get(key)
+        if memory is None:
+            memory = self._memory[key] = _Memory(settled=frozenset(pod.uid for pod in pods if pod.ready))
+        now = self._clock()
+        memory.since = {pod.uid: memory.since.get(pod.uid, now) for pod in adrift}
+        of_now = [pod for pod in pods if pod.revision == revision]
+        self._scaler.taken_over(key, adoption.present(of_now, memory.settled))
         replica_set = await self._replica_set(record, deployment)
         max_replicas = record.function.spec.scaling.max_replicas if record.function is not None else 0
-        ages = {uid: now - first for uid, first in since.items()}
-        plan = adoption.plan(pods, replica_set, revision, max_replicas, ages)
+        ages = {uid: now - first for uid, first in memory.since.items()}
+        plan = adoption.plan(pods, replica_set, revision, max_replicas, ages, memory.settled)
         await self._carry_out(plan, replica_set.template_hash if replica_set is not None else "")
         return WAIT if any(self._is_adrift(pod) for pod in self._cache.pods_for(key)) else None
 
     async def abandon(self, key: str) -> None:
         """The Function is gone: so go the pods that no ReplicaSet of it controls. Raises what the API raises."""
-        self._adrift_since.pop(key, None)
+        self._memory.pop(key, None)
         self._resize_after.pop(key, None)
         for pod, _ in self._claims.confirmed(key):
             await self.retire(pod, "its Function is gone")
