@@ -152,6 +152,12 @@ COLD_START: Final = Metric(
     (*FUNCTION, "path", "phase"),
     COLD_START_BUCKETS,
 )
+POOL_PODS: Final = Metric(
+    "kappa_pool_pods",
+    "gauge",
+    "Pods of warm pools as this gateway sees them; what no function has taken yet.",
+    ("namespace", "runtime", "state"),
+)
 REFUSED_REQUESTS: Final = Metric(
     "kappa_gateway_refused_requests_total",
     "counter",

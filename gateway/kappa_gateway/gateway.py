@@ -54,6 +54,7 @@ class Gateway:
         self.dispatcher.on_waiting = self.demand.waits
         self.pools = Pools(self)
         self.registry.pools = self.pools
+        self.metrics.collector.pool_pods = self.pools.vacancies.counts
         self.dispatcher.claim = self.pools.claim
         self.dialer.on_pool_pod = self.pools.never_arrived
         self.demand.claims = self.pools.told

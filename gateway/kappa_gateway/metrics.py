@@ -5,7 +5,7 @@
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -79,6 +79,8 @@ class GatewayCollector(Collector):
         self._functions = functions
         self.refused: dict[str, int] = {}
         """Requests without a function, by error type."""
+        self.pool_pods: Callable[[], Mapping[tuple[str, str, str], int]] = dict
+        """Free pods of pools, by namespace, runtime and state."""
 
     def collect(self) -> Iterator[Family]:
         counters = {
@@ -87,7 +89,7 @@ class GatewayCollector(Collector):
         }
         gauges = {
             metric.name: GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-            for metric in (metrics.INFLIGHT, metrics.QUEUE_DEPTH, metrics.PODS)
+            for metric in (metrics.INFLIGHT, metrics.QUEUE_DEPTH, metrics.PODS, metrics.POOL_PODS)
         }
         histograms = {
             metric.name: HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
@@ -95,6 +97,8 @@ class GatewayCollector(Collector):
         }
         for error, count in list(self.refused.items()):
             counters[metrics.REFUSED_REQUESTS.name].add_metric([error], count)
+        for pool, count in self.pool_pods().items():
+            gauges[metrics.POOL_PODS.name].add_metric(list(pool), count)
         for function in list(self._functions):
             if function.metrics is not None:
                 _collect(function, function.metrics, counters, gauges, histograms)

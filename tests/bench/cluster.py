@@ -18,13 +18,13 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def summary(values: list[float]) -> dict[str, float]:
+def summary(values: list[float], digits: int = 1) -> dict[str, float]:
     """Milliseconds, from seconds."""
     return {
         "n": len(values),
-        **{f"p{round(share * 100)}": round(percentile(values, share) * 1000, 1) for share in (0.5, 0.95, 0.99)},
-        "min": round(min(values) * 1000, 1),
-        "max": round(max(values) * 1000, 1),
+        **{f"p{round(share * 100)}": round(percentile(values, share) * 1000, digits) for share in (0.5, 0.95, 0.99)},
+        "min": round(min(values) * 1000, digits),
+        "max": round(max(values) * 1000, digits),
     }
 
 

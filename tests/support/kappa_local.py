@@ -144,8 +144,8 @@ class KappaLocal:
         await eventually(lambda: text in self.output, f"{text!r} in the output", within=within)
 
     def folders(self) -> list[Path]:
-        """What it keeps in the temporary folder."""
-        return list(self.temporary.iterdir())
+        """What it keeps in the temporary folder; the queue's file is elsewhere, and stays."""
+        return [path for path in self.temporary.iterdir() if path.name != "state"]
 
     def children(self) -> set[int]:
         """Every process below it."""

@@ -90,10 +90,14 @@ def _plain(text: str) -> bytes:
     return text.encode()
 
 
+class LeaseGone(ClientGone):
+    """Somebody else may have the event by now, so it was not sent to a pod."""
+
+
 class Attempt(Exchange):
     """`await run()`, then `seen_to` or `abandon`, always. `withdraw` may come while it waits for a slot."""
 
-    __slots__ = ("_connection_kept", "_number", "_on_place", "_withdrawn")
+    __slots__ = ("_connection_kept", "_may_begin", "_number", "_on_place", "_withdrawn")
 
     def __init__(
         self,
@@ -102,17 +106,21 @@ class Attempt(Exchange):
         event: Event,
         number: int,
         on_place: Callable[[bool], None],
+        may_begin: Callable[[], bool],
     ) -> None:
         super().__init__(gateway, function, InvocationType.EVENT, event.id)
         self._number = number
         """Which of the event's attempts this is, from 1."""
         self._on_place = on_place
         """Called with True when it gets a slot, with False when it waits for one (again)."""
+        self._may_begin = may_begin
+        """Asked when it has its slot: it may have waited long."""
         self._connection_kept: Connection | None = None
         self._withdrawn = False
 
     async def run(self, call: Call, keep: int) -> Tried:
-        """`keep` is how many bytes of an answer are of use. Raises `FunctionNotFound`, `ClientGone` once withdrawn."""
+        """`keep` is how many bytes of an answer are of use. Raises `FunctionNotFound`, `LeaseGone`, `ClientGone` once
+        withdrawn."""
         outcome = Outcome.ERROR
         try:
             connection = await self.request(call.head, call.body, idempotent=call.idempotent, is_head=call.is_head)
@@ -162,6 +170,8 @@ class Attempt(Exchange):
         if self._withdrawn and not has_slot:
             self.abort()
         pod = await super().slot(has_slot or self._withdrawn)
+        if not self._may_begin():
+            raise LeaseGone
         self._on_place(True)
         return pod
 

@@ -9,7 +9,7 @@ from kappa_core.errors import FunctionNotFound, KappaError, QueueUnavailable
 from kappa_core.event import Kind, Policy, Record, Status, Trouble, expired
 from kappa_core.metrics import Outcome
 from kappa_gateway.events import kept
-from kappa_gateway.events.attempt import Attempt, judge_lambda, lambda_call, web_call
+from kappa_gateway.events.attempt import Attempt, LeaseGone, judge_lambda, lambda_call, web_call
 from kappa_gateway.events.delivery import deliver
 from kappa_gateway.events.ending import Before
 from kappa_gateway.events.kept import KeptAnswer
@@ -121,6 +121,9 @@ class Handling:
             told = {"errorType": "Kappa.UnreadableEvent", "errorMessage": f"the event cannot be run: {error}"}
             await events.endings.refuse(self.lease, function, self.before, told)
             return
+        except LeaseGone:
+            logger.info("an event was left to whoever has it now", extra={"request_id": event.id})
+            return
         except ClientGone:
             await events.endings.give_back(self.lease)
             return
@@ -149,6 +152,9 @@ class Handling:
         )
         return self.lease.hand_outs > 1 and not nobody_since
 
+    def _may_begin(self) -> bool:
+        return self._events.queue.may_begin(self.lease)
+
     async def _record(self) -> Record | None:
         event = self.lease.event
         lane = event.lane
@@ -170,7 +176,7 @@ class Handling:
             return tried
         event = self.lease.event
         call = lambda_call(event, number) if is_lambda else web_call(event)
-        attempt = self._attempt = Attempt(self._events.gateway, function, event, number, self._place)
+        attempt = self._attempt = Attempt(self._events.gateway, function, event, number, self._place, self._may_begin)
         if self.withdrawn:
             attempt.withdraw()
         tried = await attempt.run(call, self._worth_keeping(function))

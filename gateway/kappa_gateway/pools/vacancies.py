@@ -109,6 +109,14 @@ class Vacancies:
     def known(self, namespace: str, runtime: str) -> int:
         return len(self._pools.get((namespace, runtime), ()))
 
+    def counts(self) -> dict[tuple[str, str, str], int]:
+        """How many pods each (namespace, runtime, state) has; may be called on any thread."""
+        found: dict[tuple[str, str, str], int] = {}
+        for key, pods in list(self._pools.items()):
+            free = sum(vacancy.free for vacancy in list(pods.values()))
+            found[*key, "free"], found[*key, "starting"] = free, len(pods) - free
+        return found
+
     def take(self, namespace: str, runtime: str) -> Vacancy | None:
         """A free pod, with its connections; it is no longer among the free ones."""
         pods = self._pools.get((namespace, runtime), {})

@@ -86,6 +86,11 @@ class Queue(Protocol):
     async def extend(self, leases: Sequence[Lease]) -> None:
         """This gateway lives and works on them. Best effort, and cheap."""
 
+    def may_begin(self, lease: Lease) -> bool:
+        """Whether a try may begin on this lease. False: it ran out, or the queue may have forgotten it (its server died, or
+        the connection broke), so that somebody else may have the event. Then the lease is let go of, without a word to
+        the queue: the event comes again by itself."""
+
     async def done(self, lease: Lease) -> None:
         """The event is gone for good. Not an error if it was gone already (purged, or finished by another gateway)."""
 

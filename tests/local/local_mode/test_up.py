@@ -11,6 +11,8 @@ import pytest
 from kappa_local import KappaLocal, alive, descendants
 from waiting import eventually
 
+NO_SPARE = ("--spare", "0")
+"""Processes that are counted are then the functions' own."""
 HELLO = 'def handler(event, context):\n    return {"hello": event.get("name", "world")}'
 
 
@@ -20,7 +22,7 @@ def returning(value: object) -> str:
 
 async def test_the_first_request_starts_a_process_and_is_answered(manifest: Any, kappa: Any) -> None:
     manifest("hello", HELLO)
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     assert local.children() == set(), "nothing runs before the first request"
     answer = await local.invoke("hello", {"name": "Ada"})
     assert (answer.status, answer.json) == (200, {"hello": "Ada"})
@@ -54,7 +56,7 @@ async def test_functions_of_other_namespaces_are_named_with_them(tmp_path: Path,
 
 async def test_an_idle_function_scales_to_zero_and_comes_back(manifest: Any, kappa: Any) -> None:
     manifest("hello", HELLO, keep_warm="1s")
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     assert (await local.invoke("hello")).status == 200
     assert local.children()
     await eventually(lambda: not local.children(), "no process any more")
@@ -63,7 +65,7 @@ async def test_an_idle_function_scales_to_zero_and_comes_back(manifest: Any, kap
 
 async def test_keep_warm_of_the_command_line_wins(manifest: Any, kappa: Any) -> None:
     manifest("hello", HELLO, keep_warm="1h")
-    local = await kappa(options=("--keep-warm", "500ms"))
+    local = await kappa(options=("--keep-warm", "500ms", *NO_SPARE))
     assert (await local.invoke("hello")).status == 200
     await eventually(lambda: not local.children(), "no process any more")
 
@@ -115,7 +117,7 @@ async def test_an_edit_is_served_without_a_failed_request(manifest: Any, kappa: 
 
 async def test_old_processes_finish_what_they_have(manifest: Any, kappa: Any) -> None:
     manifest("sleepy", "import time\n" + returning("old").replace("return", "time.sleep(2)\n    return"))
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     running = asyncio.create_task(local.invoke("sleepy"))
     await local.says("sleepy | START")
     manifest("sleepy", returning("new"))
@@ -238,7 +240,7 @@ async def test_a_flood_of_output_holds_nothing_up(manifest: Any, kappa: Any) -> 
 
 async def test_many_saves_in_a_row_leave_the_last_one_and_few_processes(manifest: Any, kappa: Any) -> None:
     manifest("hello", returning(0))
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     assert (await local.invoke("hello")).json == 0
     for value in range(1, 11):
         manifest("hello", returning(value))
@@ -391,7 +393,7 @@ async def test_a_gateway_that_is_killed_leaves_no_child_and_its_folder_is_remove
     manifest: Any, kappa: Any
 ) -> None:
     manifest("hello", HELLO)
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     await local.invoke("hello")
     children = local.children()
     assert len(children) == 2, "an agent and its runtime process"
@@ -399,7 +401,7 @@ async def test_a_gateway_that_is_killed_leaves_no_child_and_its_folder_is_remove
     await eventually(lambda: not alive(children), "every child's end")
     assert local.folders(), "nobody was left to remove it"
     await local.wait()
-    again = KappaLocal(*local.paths)
+    again = KappaLocal(*local.paths, options=NO_SPARE)
     again.env["TMPDIR"] = str(local.temporary)
     try:
         await again.start()
@@ -450,7 +452,7 @@ async def test_a_path_that_is_not_there_is_said(tmp_path: Path) -> None:
 async def test_a_program_that_a_function_left_behind_holds_nothing_up(manifest: Any, kappa: Any) -> None:
     code = "import subprocess\ndef handler(event, context):\n    return subprocess.Popen(['sleep', '300'], start_new_session=True).pid"
     manifest("leaver", code, keep_warm="500ms")
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     left = (await local.invoke("leaver")).json
     try:
         await eventually(

@@ -41,6 +41,8 @@ class Token:
     """Where the hand-out is acknowledged: the newest one's, when it was handed out again while it was in hand."""
     alive_at: float
     """Loop time of the hand-out, or of the last `extend`."""
+    link: Link
+    """Over which it was handed out: a server that is reached anew may have forgotten it."""
 
 
 class Leases:
@@ -81,12 +83,20 @@ class Leases:
         now = asyncio.get_running_loop().time()
         link = self._connection.link
         for lease in leases:
-            lease.token.alive_at = now
+            if self._alive(lease, now):  # else it may be another's by now
+                lease.token.alive_at = now
             if link is not None:
                 try:
                     await link.send(lease.token.reply, PROGRESS)
                 except (LinkBroken, QueueUnavailable):
                     link = None  # the next heartbeat may be in time
+
+    def may_begin(self, lease: Lease) -> bool:
+        token: Token = lease.token
+        if self._connection.link is token.link and self._alive(lease, asyncio.get_running_loop().time()):
+            return True
+        self._let_go(lease)
+        return False
 
     async def done(self, lease: Lease) -> None:
         await self._tell(lease, ACK)
@@ -103,8 +113,11 @@ class Leases:
         except NoResponders:
             # The lane is gone and the event with it, or its consumer, and the next one hands out all that is there.
             logger.info("event %s: its lane, or what takes from it, was made anew meanwhile", lease.event.id)
-        if self._held.get(token.key) is lease:
-            del self._held[token.key]
+        self._let_go(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        if self._held.get(lease.token.key) is lease:
+            del self._held[lease.token.key]
 
     def prune(self) -> None:
         """Forget leases that ran out."""
@@ -131,10 +144,10 @@ class Leases:
         except (asyncio.CancelledError, Exception):
             await pull.hand_back()
             raise
-        leases = [await self._lease(lane, stream, before, message) for message in pull.messages]
+        leases = [await self._lease(lane, stream, link, before, message) for message in pull.messages]
         return [lease for lease in leases if lease is not None]
 
-    async def _lease(self, lane: Lane, stream: LaneStream, before: int, message: Msg) -> Lease | None:
+    async def _lease(self, lane: Lane, stream: LaneStream, link: Link, before: int, message: Msg) -> Lease | None:
         delivery = Delivery.parse(message.reply)
         event_id = message.subject.rpartition(".")[2]
         now = asyncio.get_running_loop().time()
@@ -148,7 +161,7 @@ class Leases:
         held = self._held.get(key)
         if held is not None and held.event.id == event_id and self._alive(held, now):
             # The server forgot, or a heartbeat came late. It stays in the hand that it is in.
-            held.token.reply = message.reply
+            held.token.reply, held.token.link = message.reply, link
             return None
         try:
             event, again = decode_event(lane, event_id, message.headers, message.data)
@@ -160,6 +173,6 @@ class Leases:
         known_for = self._keyed_after if event.keyed else 0
         fresh = delivery.hand_outs == 1 and delivery.stored_at - known_for > stream.remembers_since and not again
         counted = delivery.stored_at > stream.remembers_since
-        lease = Lease(event, delivery.hand_outs, fresh, delivery.pending, counted, Token(key, message.reply, now))
+        lease = Lease(event, delivery.hand_outs, fresh, delivery.pending, counted, Token(key, message.reply, now, link))
         self._held[key] = lease
         return lease

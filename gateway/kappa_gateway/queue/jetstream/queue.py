@@ -106,6 +106,9 @@ class JetStreamQueue:
     async def extend(self, leases: Sequence[Lease]) -> None:
         await self._leases.extend(leases)
 
+    def may_begin(self, lease: Lease) -> bool:
+        return self._leases.may_begin(lease)
+
     async def done(self, lease: Lease) -> None:
         await self._leases.done(lease)
 
