@@ -173,23 +173,50 @@ CAPACITY: Final = [
     ),
     panel(
         "Cold starts",
-        {"{{path}}": rate(m.COLD_STARTS, "path")},
+        {"{{path}}: {{reason}}": rate(m.COLD_STARTS, "path", "reason")},
         unit="reqps",
         stack=True,
-        about="Invocations that waited for a pod to start.",
+        about="Invocations that waited for a pod to start: by which way, and why by that.",
     ),
     panel(
-        "Cold starts take",
-        {name: quantile(share, m.COLD_START, where(phase='="total"')) for name, share in QUANTILES.items()},
-        unit="s",
-        about="From the request to the beginning of its answer.",
+        "Warm ratio",
+        {"warm": f"1 - {rate(m.COLD_STARTS)} / {rate(m.INVOCATIONS)}"},
+        unit="percentunit",
+        about="Share of invocations that did not wait for a pod to start.",
     ),
     panel(
-        "Where a cold start's time goes",
-        {"{{phase}}": mean(m.COLD_START, "phase", where=where(phase='!="total"'))},
-        unit="s",
+        "Pool pods by state",
+        {
+            "{{runtime}} {{state}}": "sum by (runtime, state) (max by (namespace, runtime, state) "
+            f'({m.POOL_PODS.name}{{namespace=~"$namespace"}}))'
+        },
         stack=True,
-        about="Mean of each phase, in order: queue, schedule, sandbox, agent, init, first_byte.",
+        about="Pods that no function has taken yet. None free: cold starts go by the Deployment until the pool is filled again.",
+    ),
+    *(
+        panel(
+            f"Cold starts by {path} take",
+            {
+                name: quantile(share, m.COLD_START, where(path=f'="{path}"', phase='="total"'))
+                for name, share in QUANTILES.items()
+            },
+            unit="s",
+            about="From the request to the beginning of its answer.",
+        )
+        for path in ("Pool", "Deployment")
+    ),
+    *(
+        panel(
+            f"Where the time of a cold start by {path} goes",
+            {"{{phase}}": mean(m.COLD_START, "phase", where=where(path=f'="{path}"', phase='!="total"'))},
+            unit="s",
+            stack=True,
+            about=f"Mean of each phase, in order: {phases}.",
+        )
+        for path, phases in (
+            ("Pool", "queue, agent, verify, code, init, run, first_byte"),
+            ("Deployment", "queue, schedule, sandbox, agent, init, run, first_byte"),
+        )
     ),
 ]
 
