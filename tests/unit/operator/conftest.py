@@ -37,14 +37,20 @@ class FakeApi:
         self.objects[path] = item
         return item
 
-    async def get(self, path: str) -> Json:
-        return self._call("GET", path, lambda: self._found(path))
+    async def get(self, path: str, **query: str | int) -> Json:
+        return self._call("GET", path, lambda: self._listed(path, **query) if query else self._found(path))
+
+    async def merge_patch(self, path: str, body: Json, *, field_manager: str = "") -> Json:
+        return self._call("PATCH", path, lambda: self._merge(path, copy.deepcopy(body)))
+
+    async def strategic_patch(self, path: str, body: Json) -> Json:
+        return self._call("PATCH", path, lambda: self._resize(path.removesuffix("/resize"), body))
 
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json:
         return self._call("PATCH", path, lambda: self._apply(path, copy.deepcopy(body), force))
 
     async def delete(self, path: str, uid: str) -> None:
-        self._call("DELETE", path, lambda: self.objects.pop(path, None) or {})
+        self._call("DELETE", path, lambda: self._delete(path, uid))
 
     def _call(self, method: str, path: str, effect: Callable[[], Json]) -> Json:
         self.calls.append((method, path))
@@ -52,6 +58,28 @@ class FakeApi:
         answer = copy.deepcopy(effect())
         self.hook(len(self.calls), True)
         return answer
+
+    def _delete(self, path: str, uid: str) -> Json:
+        if self.objects.get(path, {"metadata": {}})["metadata"].get("uid", uid) == uid:
+            self.objects.pop(path, None)
+        return {}
+
+    def _listed(self, path: str, labelSelector: str = "") -> Json:
+        key, _, value = labelSelector.partition("=")
+        found = [item for place, item in self.objects.items() if place.startswith(f"{path}/")]
+        return {"items": [item for item in found if item["metadata"].get("labels", {}).get(key) == value]}
+
+    def _merge(self, path: str, body: Json) -> Json:
+        known = self._found(path)
+        if body["metadata"].get("uid", known["metadata"]["uid"]) != known["metadata"]["uid"]:
+            raise ApiError(409, "Conflict", "the UID in the precondition does not match")
+        return self.put(path, _merged(known, body))
+
+    def _resize(self, path: str, body: Json) -> Json:
+        known = self._found(path)
+        (wanted,) = body["spec"]["containers"]
+        containers = [{**c, **wanted} if c["name"] == wanted["name"] else c for c in known["spec"]["containers"]]
+        return self.put(path, {**known, "spec": {**known["spec"], "containers": containers}})
 
     def _found(self, path: str) -> Json:
         if path not in self.objects:
@@ -78,7 +106,7 @@ class FakeApi:
         merged["spec"] = {**body["spec"], "replicas": replicas}
         merged["metadata"].update(
             labels={**known["metadata"].get("labels", {}), **body["metadata"]["labels"]},
-            ownerReferences=body["metadata"]["ownerReferences"],
+            **{key: value for key, value in body["metadata"].items() if key == "ownerReferences"},
             managedFields=[_managed(body)],
         )
         if merged == known:
@@ -93,6 +121,17 @@ class FakeApi:
         if known.get("status") == body["status"]:
             return known
         return self.put(path, {**known, "status": body["status"]})
+
+
+def _merged(known: Json, patch: Json) -> Json:
+    """RFC 7386."""
+    merged = {**known}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merged(known.get(key) or {}, value) if isinstance(value, dict) else value
+    return merged
 
 
 def _managed(body: Json) -> Json:
@@ -136,20 +175,26 @@ class Cluster:
 
     def fill(self, cache: Cache) -> Cache:
         """What lists would bring: everything there is, and nothing else."""
-        stores = (cache.functions, cache.deployments, cache.config_maps)
+        stores = (cache.functions, cache.deployments, cache.pools, cache.pods, cache.config_maps)
         for store in stores:
             store.begin_relist()
-        functions, deployments = {}, {}
+        functions, deployments, pools, pods = {}, {}, {}, {}
         for path, item in self.api.objects.items():
             if "/functions/" in path:
                 functions[facts.object_key(item)] = facts.function_record(item)
             elif (key := facts.deployment_function_key(item)) is not None:
                 deployments[key] = facts.deployment_record(item)
+            elif (key := facts.deployment_pool_key(item)) is not None and "/deployments/" in path:
+                pools[key] = facts.deployment_record(item)
+            elif "/pods/" in path:
+                pods[facts.object_key(item)] = facts.pod_record(item)
+        cache.pools.end_relist(pools)
         cache.functions.end_relist(functions)
         cache.deployments.end_relist(deployments)
         cache.config_maps.end_relist({key: facts.config_map_facts(raw) for key, raw in self.config_maps.items()})
-        for key, raw in self.pods.items():
-            cache.put_pod(key, facts.pod_record(raw))
+        pods.update({key: facts.pod_record(raw) for key, raw in self.pods.items()})
+        cache.pods.end_relist(pods)
+        cache.reindex_pods()
         return cache
 
 
