@@ -10,10 +10,10 @@ NATS_IMAGE ?= kappa-test/nats:dev
 CODE := core operator gateway runtime tests
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check test-cluster images nats-image deploy bench generate format clean
+.PHONY: help run test check test-cluster images nats-image deploy bench bench-coldstart generate format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 # The environment: made once, made again when pyproject.toml changes.
 $(VENV)/.local: pyproject.toml
@@ -53,6 +53,10 @@ format: $(VENV)/.dev  ## format the code and mend what ruff can mend
 
 bench: $(VENV)/.dev  ## the benchmarks: ratios in one run, JSON in bench-results/ (with KUBECONFIG also those of a cluster)
 	@$(BIN)/python tests/bench/run.py $(BENCH_ARGS)
+
+bench-coldstart: $(VENV)/.dev  ## cold starts by phase, both paths and a bare pod in turn: on the cluster of KUBECONFIG, without one in local mode
+	@mkdir -p bench-results
+	@$(BIN)/python tests/bench/coldstart.py $(if $(KUBECONFIG),,--local) --json bench-results/coldstart$(if $(KUBECONFIG),,-local).json $(BENCH_ARGS)
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

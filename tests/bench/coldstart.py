@@ -1,22 +1,26 @@
-"""Cold starts on the Deployment path against a bare pod of the same image, in turn in one run.
+"""Cold starts by both paths against a bare pod of the same image, in turn in one run.
 
 - *bare*: a Deployment of the runtime image whose command only listens (`socket.create_server`), pod template otherwise
   like a Function's; the time from the PATCH of `/scale` to the first TCP accept, dialled as the gateway dials: by IP,
   every 5 ms from the moment a watch shows it.
-- *kappa*: one request to a cold Function at the gateway's Service; the time from its first byte sent to the first byte
-  of its answer.
+- *Pool*, *Deployment*: one request at the gateway's Service to a cold Function that may use a warm pool, and to one that
+  may not; the time from its first byte sent to the first byte of its answer. The phases are what that answer's
+  `Kappa-Cold-Start` header says.
 
-usage: coldstart.py [--runs 25] [--gateway HOST:PORT] [--json FILE]
+With `--local` there is no cluster and no bare pod: `kappa local up`, see coldstart_local.py.
+
+usage: coldstart.py [--local] [--runs 50] [--gateway HOST:PORT] [--json FILE]
 """
 
 import argparse
 import asyncio
 import json
-import re
 import sys
 import time
-import urllib.request
 from typing import Any
+
+import coldstart_local
+from coldstart_local import phase_summary, read_header
 
 from cluster import Cluster, connect, namespace, post, summary, until
 
@@ -85,99 +89,129 @@ async def gone(cluster: Cluster, ns: str, selector: str) -> None:
     await until(none_left, timeout=90, what=f"the end of the pods {selector}", every=0.2)
 
 
-def metrics(host: str) -> str:
-    with urllib.request.urlopen(f"http://{host}:8080/metrics", timeout=10) as answer:
-        return str(answer.read().decode())
+FUNCTIONS = {
+    "Pool": ("pooled", {}),
+    "Deployment": ("deployed", {"podTemplate": {"annotations": {"bench": "deployment"}}}),
+}
+"""The label `path` → the Function whose cold starts go that way, and what makes them."""
 
 
-async def phases(cluster: Cluster, ns: str) -> dict[str, float]:
-    """The means of the gateways' own histograms for this run's Function, in milliseconds."""
-    sums: dict[str, float] = {}
-    count = 0.0
-    selector = "app.kubernetes.io/name=kappa,app.kubernetes.io/component=gateway"
-    for pod in await cluster.pods("kappa-system", selector):
-        for line in (await asyncio.to_thread(metrics, pod["status"]["podIP"])).splitlines():
-            found = re.match(r"kappa_cold_start_seconds_(sum|count){(.*)} (.*)", line)
-            if not found or f'namespace="{ns}"' not in found[2]:
-                continue
-            phase = re.search(r'phase="(\w+)"', found[2])
-            assert phase is not None
-            if found[1] == "sum":
-                sums[phase[1]] = sums.get(phase[1], 0.0) + float(found[3])
-            elif phase[1] == "total":
-                count += float(found[3])
-    return {phase: round(seconds / count * 1000, 1) for phase, seconds in sums.items()} if count else {}
+async def apply_function(cluster: Cluster, ns: str, name: str, more: dict[str, Any]) -> None:
+    spec = {
+        "runtime": "python3.13",
+        "handler": "main.handler",
+        "code": {"inline": "def handler(event, context):\n    return event\n"},
+        "timeout": "10s",
+        "scaling": {"keepWarm": "0s", "maxReplicas": 1},
+        **more,
+    }
+    metadata = {"name": name, "namespace": ns}
+    manifest = {"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": metadata, "spec": spec}
+    await cluster.apply(f"/apis/kappa.run/v1alpha1/namespaces/{ns}/functions/{name}", manifest)
 
 
-async def run(runs: int, gateway: str | None, ns_name: str | None) -> dict[str, Any]:
+async def ready_functions(cluster: Cluster, ns: str) -> dict[str, str]:
+    """The path of each Function, once the operator has said it of both and has seen their code load."""
+
+    async def status() -> Any:
+        found = {}
+        for path, (name, _) in FUNCTIONS.items():
+            function = await cluster.call("GET", f"/apis/kappa.run/v1alpha1/namespaces/{ns}/functions/{name}")
+            known = function.get("status", {})
+            if not known.get("coldStart") or (path == "Deployment" and not known.get("verifiedRevision")):
+                return None
+            found[path] = known["coldStart"]["path"]
+        return found
+
+    paths: dict[str, str] = await until(status, timeout=60, what="the operator's word on both Functions", every=0.2)
+    return paths
+
+
+async def pool_is_full(cluster: Cluster, ns: str) -> None:
+    async def full() -> bool:
+        pods = await cluster.pods(ns, "kappa.run/pool")
+        ready = [c["status"] for pod in pods for c in pod["status"].get("conditions", ()) if c["type"] == "Ready"]
+        return bool(ready) and len(ready) == len(pods) and set(ready) == {"True"}
+
+    await until(full, timeout=120, what="a pool whose pods are all ready", every=0.1)
+
+
+async def cold(host: str, port: int, ns: str, path: str) -> tuple[dict[str, float], float]:
+    """The phases of one cold start that goes this way, and the seconds to its first byte."""
+    name = FUNCTIONS[path][0]
+    target = f"/2015-03-31/functions/{ns}.{name}/invocations"
+    status, answer, seconds = await post(host, port, target, b'{"n":1}')
+    if status != 200 or b'{"n":1}' not in answer.replace(b" ", b""):
+        raise RuntimeError(f"the cold invocation answered {answer[:500]!r}")
+    went, phases = read_header(answer)
+    if went != path.lower():
+        raise RuntimeError(f"{name} went by the {went}")
+    return phases, seconds
+
+
+async def run(runs: int, gateway: str | None, ns_name: str | None, rest: float) -> dict[str, Any]:
     async with connect() as cluster, namespace(cluster, ns_name or f"bench-cold-{int(time.time()) % 100000}") as ns:
         if gateway is None:
             service = await cluster.call("GET", "/api/v1/namespaces/kappa-system/services/kappa-gateway")
             gateway = f"{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
         host, _, port = gateway.partition(":")
-        function = {
-            "apiVersion": "kappa.run/v1alpha1",
-            "kind": "Function",
-            "metadata": {"name": "cold", "namespace": ns},
-            "spec": {
-                "runtime": "python3.13",
-                "handler": "main.handler",
-                "code": {"inline": "def handler(event, context):\n    return event\n"},
-                "timeout": "10s",
-                "scaling": {"keepWarm": "0s", "maxReplicas": 1},
-            },
-        }
-        await cluster.apply(f"/apis/kappa.run/v1alpha1/namespaces/{ns}/functions/cold", function)
-
-        async def deployment() -> Any:
-            items = (await cluster.call("GET", f"/apis/apps/v1/namespaces/{ns}/deployments"))["items"]
-            return items[0] if items else None
-
-        child = await until(deployment, timeout=30, what="the Function's Deployment")
-
-        async def verified() -> bool:
-            found = await cluster.call("GET", f"/apis/kappa.run/v1alpha1/namespaces/{ns}/functions/cold")
-            return bool(found.get("status", {}).get("verifiedRevision"))
-
-        try:
-            await until(verified, timeout=30, what="the verification of the Function's pod template", every=0.2)
-        except TimeoutError:
-            print("the operator does not verify templates: going on", file=sys.stderr)
+        for name, more in FUNCTIONS.values():
+            await apply_function(cluster, ns, name, more)
+        paths = await ready_functions(cluster, ns)
+        measured = [path for path in FUNCTIONS if paths[path] == path]
+        if "Pool" not in measured:
+            print("this installation has no pools: the Deployment's path alone", file=sys.stderr)
+        child = await cluster.call("GET", f"/apis/apps/v1/namespaces/{ns}/deployments/fn-deployed")
         await cluster.apply(
             f"/apis/apps/v1/namespaces/{ns}/deployments/bare", bare_deployment("bare", child["spec"]["template"])
         )
-        bare: list[float] = []
-        kappa: list[float] = []
+        walls: dict[str, list[float]] = {path: [] for path in ("bare", *measured)}
+        phases: dict[str, list[dict[str, float]]] = {path: [] for path in measured}
         await bare_start(cluster, ns, "bare")  # the image's first start reads it from disk
         for number in range(runs):
-            bare.append(await bare_start(cluster, ns, "bare"))
-            await gone(cluster, ns, "kappa.run/function=cold")
-            status, answer, seconds = await post(
-                host, int(port), f"/2015-03-31/functions/{ns}.cold/invocations", b'{"n":1}'
-            )
-            if status != 200 or b'{"n":1}' not in answer.replace(b" ", b""):
-                raise RuntimeError(f"the cold invocation answered {answer[:500]!r}")
-            kappa.append(seconds)
-            print(f"{number + 1}/{runs} bare {bare[-1] * 1000:.0f} ms, kappa {seconds * 1000:.0f} ms", file=sys.stderr)
-        result = {"bare": summary(bare), "kappa": summary(kappa), "mean phases": await phases(cluster, ns)}
-        ratios = {share: round(result["kappa"][share] / result["bare"][share], 3) for share in ("p50", "p95")}
+            walls["bare"].append(await bare_start(cluster, ns, "bare"))
+            for path in measured:
+                await gone(cluster, ns, "kappa.run/function")
+                if "Pool" in measured:
+                    await pool_is_full(cluster, ns)
+                await asyncio.sleep(rest)
+                found, seconds = await cold(host, int(port), ns, path)
+                phases[path].append(found)
+                walls[path].append(seconds)
+            last = ", ".join(f"{path} {values[-1] * 1000:.1f} ms" for path, values in walls.items())
+            print(f"{number + 1}/{runs} {last}", file=sys.stderr)
+        bare = summary(walls["bare"], digits=2)
+        results: dict[str, Any] = {
+            path: {"request to first byte": summary(walls[path], digits=2), "phases": phase_summary(phases[path])}
+            for path in measured
+        }
+        deployment = results["Deployment"]["request to first byte"]
         return {
-            "benchmark": "coldstart-deployment",
+            "benchmark": "coldstart",
             "unit": "ms",
-            **result,
-            "ratio": ratios,
-            "target": {"ratio p50": "<= 1.1"},
+            "bare": bare,
+            **results,
+            "ratio of Deployment to bare": {
+                share: round(deployment[share] / bare[share], 3) for share in ("p50", "p95")
+            },
+            "target": {"ratio p50": "<= 1.1", "Pool p50": "<= 10", "Pool p95": "<= 25"},
         }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=25)
+    parser.add_argument("--local", action="store_true", help="without a cluster, over kappa local up")
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--rest", type=float, default=0.5, help="seconds of rest before each start (default: 0.5)")
     parser.add_argument("--gateway", help="HOST:PORT; default: the Service kappa-gateway in kappa-system")
     parser.add_argument("--namespace", help="made for the run and deleted in the end; default: a new name")
     parser.add_argument("--json", help="also write the result here")
     options = parser.parse_args()
-    result = json.dumps(asyncio.run(run(options.runs, options.gateway, options.namespace)), indent=2)
+    if options.local:
+        measuring = coldstart_local.run(options.runs, options.rest)
+    else:
+        measuring = run(options.runs, options.gateway, options.namespace, options.rest)
+    result = json.dumps(asyncio.run(measuring), indent=2)
     print(result)
     if options.json:
         with open(options.json, "w") as file:

@@ -1,6 +1,6 @@
 """Run the benchmarks one after the other; each prints JSON and is kept in a folder.
 
-Without a cluster: agent, gateway, events (needs nats-server), local. With one (KUBECONFIG, the chart installed): coldstart, functions.
+Without a cluster: agent, gateway, events (needs nats-server), local, coldstart-local. With one (KUBECONFIG, the chart installed): coldstart, functions.
 
 usage: run.py [--only NAME …] [--out FOLDER]
 """
@@ -14,7 +14,13 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WITHOUT_CLUSTER = {"agent": "agent.py", "gateway": "gateway.py", "events": "events.py", "local": "local_start.py"}
+WITHOUT_CLUSTER = {
+    "agent": "agent.py",
+    "gateway": "gateway.py",
+    "events": "events.py",
+    "local": "local_start.py",
+    "coldstart-local": "coldstart.py --local",
+}
 WITH_CLUSTER = {"coldstart": "coldstart.py", "functions": "functions.py"}
 
 
@@ -37,10 +43,13 @@ def main() -> int:
         f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}"
     )
     failed = []
-    for name, script in scripts.items():
+    for name, command in scripts.items():
+        script, *options_of = command.split()
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
-        done = subprocess.run([sys.executable, HERE / script, "--json", options.out / f"{name}.json"], check=False)
+        done = subprocess.run(
+            [sys.executable, HERE / script, *options_of, "--json", options.out / f"{name}.json"], check=False
+        )
         print(f"== {name}: {time.monotonic() - start:.0f} s, exit {done.returncode}", flush=True)
         if done.returncode:
             failed.append(name)
