@@ -284,7 +284,8 @@ def find_gateway(kubectl: Kubectl, release: Release, eventually: Eventually) -> 
         service = kubectl.json("get", "service", f"{RELEASE}-gateway", namespace=SYSTEM)["spec"]
         port = service["ports"][0]
         nodes = kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.addresses[?(@.type=='InternalIP')].address}")
-        places = [(service["clusterIP"], port["port"]), *((node, port["nodePort"]) for node in nodes.split())]
+        places = [(service["clusterIP"], port["port"])]
+        places += [(node, port["nodePort"]) for node in nodes.split() if "nodePort" in port]
 
         def reached() -> str:
             for host, number in places:

@@ -60,14 +60,16 @@ class Function:
             namespace=self.namespace,
         )
 
-    async def invoke(self, event: object = None, timeout: float = 60, patient: bool = True) -> Answer:
+    async def invoke(
+        self, event: object = None, timeout: float = 60, patient: bool = True, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """One call of Lambda's Invoke over a connection of its own.
 
         A gateway hears of a Function a moment after `kubectl apply` has ended: `patient` asks again while it has not.
         """
         deadline = time.monotonic() + 5
         while True:
-            answer = await self._invoke(event, timeout)
+            answer = await self._invoke(event, timeout, headers)
             if answer.status != 404 or not patient or time.monotonic() > deadline:
                 return answer
             await asyncio.sleep(0.1)
