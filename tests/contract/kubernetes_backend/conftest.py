@@ -255,11 +255,11 @@ async def follow(
     """Call it to start a backend on the fake; waits are short, so that faults are seen soon."""
     tasks = []
 
-    def start(*namespaces: str, silence: float = 30.0) -> Followed:
+    def start(*namespaces: str, silence: float = 30.0, **settings: Any) -> Followed:
         path = kubeconfig(api_server.url, "first")
         timing = Timing(silence=silence, backoff_first=0.01, backoff_most=0.05, short=0.05)
         sink = MemorySink()
-        backend = KubernetesBackend(namespaces, kubeconfig=str(path), timing=timing)
+        backend = KubernetesBackend(namespaces, kubeconfig=str(path), timing=timing, **settings)
         task = asyncio.create_task(backend.run(sink))
         tasks.append(task)
         return Followed(api_server, sink, task, path)
