@@ -171,6 +171,7 @@ class Attempt(Exchange):
             self.abort()
         pod = await super().slot(has_slot or self._withdrawn)
         if not self._may_begin():
+            self.abort()  # gives the slot back
             raise LeaseGone
         self._on_place(True)
         return pod

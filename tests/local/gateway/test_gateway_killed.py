@@ -164,6 +164,22 @@ async def test_no_event_runs_twice_when_nats_is_killed_too(agents, nats, tmp_pat
     await storm(gateway, random.Random(seed), kill_and_start, tmp_path / "runs")
 
 
+@pytest.mark.parametrize("seed", [1])
+async def test_no_event_runs_twice_when_nats_is_killed_between_two_gateways(agents, nats, tmp_path, seed):
+    """What waits for a slot at one gateway when NATS dies is handed out to the other: one of them must not begin."""
+    gateway, other = Killable(nats.url, agents), Killable(nats.url, agents)
+    await other.start()
+
+    async def kill_and_start(chosen):
+        await asyncio.to_thread(nats.kill)
+        await asyncio.to_thread(nats.start)
+
+    try:
+        await storm(gateway, random.Random(seed), kill_and_start, tmp_path / "runs")
+    finally:
+        await other.kill()
+
+
 async def storm(gateway, chosen, kill_and_start, runs):
     await gateway.start()
     ids = {}
