@@ -24,6 +24,7 @@ from kappa_core.metrics import ColdStartReason, InvocationType, Outcome, Phase
 from kappa_gateway import cold_starts
 from kappa_gateway.connection import Connection
 from kappa_gateway.pools.claim import CONNECT_TIMEOUT, Stage
+from kappa_gateway.pools.first_request import specialize
 from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
 from kappa_gateway.upstream import FRESH
 
@@ -110,7 +111,7 @@ class Exchange(Ticket):
                 has_slot = self.unreachable()
                 continue
             if pod.claim is not None and pod.claim.stage is Stage.CLAIMED:
-                if await self._specialize(pod, connection, head(self.function), body):
+                if await specialize(self, pod, connection, head(self.function), body):
                     return connection
                 has_slot = gateway.dispatcher.refused(self, draining=True)
                 continue
@@ -129,9 +130,9 @@ class Exchange(Ticket):
                     has_slot = True
                     continue
                 raise
-            if self._look_at_head(connection):
+            if self.look_at_head(connection):
                 return connection
-            reason = await self._read_refusal(connection)
+            reason = await self.read_refusal(connection)
             if reason == wire.REFUSED_POOL:
                 gateway.pools.seen_in_pool(pod)
             elif reason == wire.REFUSED_DRAINING:
@@ -217,38 +218,6 @@ class Exchange(Ticket):
         self.gateway.dialer.dial(pod)
         return self.gateway.dispatcher.unreachable(self)
 
-    async def _specialize(self, pod: PodState, connection: Connection, head: bytes, event: bytes) -> bool:
-        """Make a claimed pod the function's and run the event there, in one request: whether it took it. Raises as `request`."""
-        gateway, pools = self.gateway, self.gateway.pools
-        try:
-            data = pools.request(pod, self.request_id, head, event)
-        except ValueError as error:
-            logger.warning("a function is not for a pool: %s", error, extra={"function": self.function.key})
-            self.function.claimable = False
-            gateway.upstream.pool(pod).put(connection)
-            self.connection = None
-            pools.unreachable(pod)
-            return False
-        self.sent = time.monotonic()
-        timeout = self.function.timeout + pools.start_timeout(pod) + gateway.settings.answer_margin
-        connection.begin(self.sent + timeout)
-        connection.write(data)
-        try:
-            await connection.head()
-        except BaseException:
-            pools.uncertain(pod)
-            raise
-        if connection.status == 200:
-            self._look_at_head(connection)
-            pools.accepted(pod)
-            return True
-        reason = f"HTTP {connection.status}"
-        try:
-            reason = await self._read_refusal(connection) or reason
-        finally:
-            pools.refused(pod, reason)
-        return False
-
     # -- inside
 
     async def _wait_for_slot(self) -> None:
@@ -292,7 +261,7 @@ class Exchange(Ticket):
             raise ClientGone
         return connection
 
-    def _look_at_head(self, connection: Connection) -> bool:
+    def look_at_head(self, connection: Connection) -> bool:
         """Whether the pod took the request; notes what its head says."""
         status = connection.status
         pod = self.pod
@@ -340,7 +309,7 @@ class Exchange(Ticket):
             },
         )
 
-    async def _read_refusal(self, connection: Connection) -> str:
+    async def read_refusal(self, connection: Connection) -> str:
         """The reason that the pod gives. Its short answer is read so that the connection can be used again."""
         reason = next((value.decode("latin-1") for name, value in connection.headers if name == _REFUSED), "")
         received = 0

@@ -69,7 +69,14 @@ class LocalBackend:
         with StateFolder() as state:
             around = Surroundings(sink, self._console, state, self._region, self._account, self._keep_warm)
             if self._pool_size:
-                self._pools = LocalPools(sink, self._console, state, size=self._pool_size, public_key=self._pool_key)
+                self._pools = LocalPools(
+                    sink,
+                    self._console,
+                    state,
+                    size=self._pool_size,
+                    public_key=self._pool_key,
+                    is_busy=lambda: any(pods.is_starting for pods in self._functions.values()),
+                )
             self._take(await asyncio.to_thread(read, self._paths), around)
             self.loaded.set()
             try:

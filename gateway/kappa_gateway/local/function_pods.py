@@ -95,6 +95,11 @@ class FunctionPods:
             self._demand = None
         self._balance()
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether a process of it is on its way."""
+        return any(p.readiness is Readiness.STARTING and not p.stopping for p in self._pods.values())
+
     def is_of(self, namespace: str, name: str) -> bool:
         return (self.function.metadata.namespace, self.function.metadata.name) == (namespace, name)
 

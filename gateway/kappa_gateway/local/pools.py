@@ -38,7 +38,10 @@ PoolKey = tuple[str, str]
 
 
 class LocalPools:
-    """`size` spare processes for each pool that `want` names; `public_key` is asked for when the first one starts."""
+    """`size` spare processes for each pool that `want` names; `public_key` is asked for when the first one starts.
+
+    None starts while `is_busy` says that a function's own process does, which somebody waits for.
+    """
 
     def __init__(
         self,
@@ -48,12 +51,14 @@ class LocalPools:
         *,
         size: int,
         public_key: Callable[[], str],
+        is_busy: Callable[[], bool],
     ) -> None:
         self._sink = sink
         self._console = console
         self._state = state
         self._size = size
         self._public_key = public_key
+        self._is_busy = is_busy
         self._wanted: frozenset[PoolKey] = frozenset()
         self._spares: dict[str, _Spare] = {}
         """By pod uid."""
@@ -112,6 +117,9 @@ class LocalPools:
     def _fill(self, key: PoolKey) -> None:
         self._timers.pop(key, None)
         if self._stopping or key not in self._wanted:
+            return
+        if self._is_busy():
+            self._fill_later(key, REFILL_AFTER)
             return
         there = sum(spare.key == key and not spare.process.stopping for spare in self._spares.values())
         for _ in range(self._size - there):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import math
 import os
 import re
 import sys
@@ -16,8 +17,10 @@ from nacl.signing import SigningKey
 from kappa_core import pool, wire
 from kappa_core.agent_config import PoolConfig
 from kappa_core.function import Function
+from kappa_core.scaling import DEFAULT_COLD_START
 from kappa_core.specialize import Refused, read
 from kappa_gateway.backend import Pod, PoolPod
+from kappa_gateway.pools.claims import DOUBLING
 from kappa_gateway.pools.signing import Signer
 
 KEY = bytes(range(32))
@@ -335,9 +338,21 @@ async def test_a_pod_whose_container_was_started_again_is_not_asked_again(pools,
 async def test_a_burst_takes_the_pods_that_the_rule_says(pools, tools):
     for _ in range(20):
         await pools.add()
-    answers = await asyncio.gather(*(pools.run.invoke(body=b"%d" % number) for number in range(200)))
-    assert [one.json() for one in answers] == list(range(200))
-    assert 1 <= sum(bool(made.received) for made in pools.pods) <= 4
+    pools.run.sink.put_function(pool_function(tools, scaling={"maxReplicas": 200}))
+    began = time.monotonic()
+    longest = first = 0.0
+
+    async def ask(number):
+        nonlocal longest, first
+        answer = await pools.run.invoke(body=b"%d" % number)
+        first = first or time.monotonic() - began
+        longest = max(longest, pools.function().mean_duration)
+        return answer.json()
+
+    assert await asyncio.gather(*(ask(number) for number in range(200))) == list(range(200))
+    # a busy machine makes short requests long: the bound is what the rule makes of what was measured
+    most = max(math.ceil(200 * longest / DEFAULT_COLD_START), 2 ** int(first / DOUBLING), 1)
+    assert 1 <= sum(bool(made.received) for made in pools.pods) <= most + 1
 
 
 async def test_long_requests_take_a_pod_each_up_to_max_replicas(pools, tools):

@@ -103,3 +103,21 @@ async def test_variables_are_the_functions_own_and_the_shells_stay_out(manifest:
     assert "MY_SECRET" not in env
     assert not [name for name in env if name.startswith("KAPPA_")]
     assert (env["A"], env["B"], env["AWS_ACCESS_KEY_ID"]) == ("x", "xy$", "key")
+
+
+async def test_an_event_starts_from_the_pool_too(manifest: Any, kappa: Any) -> None:
+    manifest("hello", PID)
+    local = await kappa()
+    await free(local)
+    accepted = await local.invoke("hello", {}, {"X-Amz-Invocation-Type": "Event"})
+    assert accepted.status == 202
+    await local.says("hello | in ")
+
+    def counted() -> bool:
+        page = local.request_now("GET", "/metrics").body.decode()
+        return bool(
+            re.search(r'^kappa_cold_starts_total{function="hello".*path="Pool",reason="claimed"} 1.0$', page, re.M)
+        )
+
+    await eventually(counted, "its cold start")
+    assert local.output.count("hello | START") == 1
