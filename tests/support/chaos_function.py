@@ -39,10 +39,10 @@ def tell(what: str, **said: object) -> dict[str, Any]:
 
 def run(request_id: str, function: str, event: dict[str, Any]) -> dict[str, Any]:
     this = uuid.uuid4().hex
-    failed = tell("start", run=this, id=request_id, function=function, pod=POD)["failed"]
+    failed = tell("start", run=this, id=request_id, function=function, pod=POD, at=time.time())["failed"]
     time.sleep(WORK)
     ok = failed >= event["fails"]
-    tell("end", run=this, ok=ok)
+    tell("end", run=this, ok=ok, at=time.time())
     if not ok:
         raise RuntimeError(f"told to fail {event['fails']} times, and has failed {failed} times before")
     return {"key": event["key"]}

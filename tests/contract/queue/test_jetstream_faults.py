@@ -166,6 +166,25 @@ async def test_what_a_killed_server_may_have_handed_out_is_not_fresh(server: Nat
     assert (later.event.id, later.fresh, later.counted) == ("later-0000", True, True)
 
 
+async def test_no_try_begins_on_a_lease_that_a_killed_server_may_have_forgotten(
+    server: NatsServer, own: Queues
+) -> None:
+    server.start()
+    queue = await own.open(queue_lease=2.0, queue_timeout=10.0)
+    await put_many(queue, 2)
+    begun, waiting = await take_some(queue, 2)
+    assert queue.may_begin(begun)
+    assert queue.may_begin(waiting)
+    server.kill()
+    await eventually(lambda: not queue.available, "that the queue is away")
+    server.start()
+    await eventually(lambda: queue.available, "that the queue is back")
+    assert not queue.may_begin(waiting)
+    again = await take_one(queue)
+    assert again.event == waiting.event, "what was let go of comes again, and what is in hand does not"
+    assert queue.may_begin(again)
+
+
 async def test_a_key_is_known_after_a_restart(server: NatsServer, own: Queues) -> None:
     server.start()
     queue = await own.open()
