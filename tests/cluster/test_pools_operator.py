@@ -248,7 +248,7 @@ def test_a_burst_is_adopted_as_a_whole_and_goes_with_the_scale(place: Namespace)
         place.specialize(function, pod)
     place.eventually(lambda: place.is_adopted("hello", *pods), timeout=90)
     place.gateway.say()
-    place.eventually(lambda: not place.pods("kappa.run/function=hello"), timeout=60)
+    place.eventually(lambda: all(place.is_gone(pod) for pod in pods), timeout=60)
     assert place.deployment("fn-hello")["spec"]["replicas"] == 0  # type: ignore[index]
 
 
