@@ -88,8 +88,14 @@ USER 1000:1000
 EXPOSE 8080 8081
 ENTRYPOINT ["/opt/kappa/bin/python", "-P", "-m", "kappa_gateway"]
 
+# The kernel ignores a SIGTERM to a container's first process that has no handler yet: a pod that is deleted in the moment
+# it starts, as the twin of an adopted pool pod is, would stay for its whole grace period. tini has one from the start.
+# -s: where pods share a process namespace it is not the first process.
 # -I: a function's own PYTHONPATH and the like are for its process, not for the agent.
 FROM base AS runtime-python
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends tini >/dev/null \
+ && rm -rf /var/lib/apt/lists/*
 COPY --from=runtime-python-environment /opt/kappa /opt/kappa
 RUN mkdir -p /var/task && chown 1000:1000 /var/task
 ARG VERSION=dev
@@ -103,4 +109,4 @@ LABEL org.opencontainers.image.title="Kappa runtime for Python" \
 WORKDIR /var/task
 USER 1000:1000
 EXPOSE 8080
-ENTRYPOINT ["/opt/kappa/bin/python", "-I", "-B", "-m", "kappa_runtime"]
+ENTRYPOINT ["/usr/bin/tini", "-s", "--", "/opt/kappa/bin/python", "-I", "-B", "-m", "kappa_runtime"]
