@@ -166,9 +166,8 @@ def test_every_variable_of_the_chart_is_a_setting_that_reads_its_value(
                 settings = GatewaySettings if match[1] == "GATEWAY" else OperatorSettings
                 assert match[2].lower() in settings.model_fields, variable["name"]
                 monkeypatch.setenv(variable["name"], variable.get("value", "from-the-pod"))
-    settings = GatewaySettings(), OperatorSettings()
     expected = ["team-a", "team-b"] if name == "namespaced" else []
-    assert [each.namespaces for each in settings] == [expected, expected]
+    assert GatewaySettings().namespaces == OperatorSettings().namespaces == expected
 
 
 @pytest.mark.parametrize(("part", "settings"), [("gateway", GatewaySettings), ("operator", OperatorSettings)])
