@@ -16,6 +16,8 @@ INTERVAL: Final = 1.0
 BACKLOG: Final = 32
 """Reports that a reader may be behind; a slower one is dropped, and connects again."""
 MAX_READERS: Final = 64
+STARTS: Final = 0.25
+"""Seconds that a start from a pool may take before the function runs."""
 
 
 class Overrun(Exception):
@@ -109,7 +111,8 @@ def _demand(function: FunctionState) -> FunctionDemand:
 
 
 def _running(function: FunctionState) -> float:
-    """Seconds that the first invocation has been running, while none has ended: what is known of their duration."""
+    """Seconds that the first invocation has been running, while none has ended: what is known of their duration. The
+    pod's start and the imports of its code are a part of it, so the first `STARTS` are left out."""
     if not function.in_flight or not function.claimable:
         return 0.0
-    return max(asyncio.get_running_loop().time() - function.busy_since, 0.001)
+    return max(asyncio.get_running_loop().time() - function.busy_since - STARTS, 0.001)

@@ -195,7 +195,7 @@ async def test_a_backend_that_ends_ends_the_gateway(tools):
 
 def test_json_is_what_the_reports_are():
     line = demand.encode(demand.DemandReport("g", True, ()))
-    assert json.loads(line) == {"gateway": "g", "full": True, "functions": []}
+    assert json.loads(line) == {"gateway": "g", "full": True, "functions": [], "claims": []}
 
 
 async def test_a_bug_is_500_in_the_apis_form_and_frees_the_slot(gateway, tools, monkeypatch, caplog):
