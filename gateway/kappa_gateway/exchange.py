@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _REFUSED: Final = wire.REFUSED.lower().encode()
 _FOR_GOOD: Final = (wire.REFUSED_DRAINING, wire.REFUSED_POOL)
 """A pod that says so is of no more use."""
+_DURATION: Final = wire.DURATION_MS.lower().encode()
 _FUNCTION_ERROR: Final = wire.FUNCTION_ERROR.lower().encode()
 
 
@@ -62,9 +63,9 @@ class Exchange(Ticket):
         "gateway",
         "granted",
         "kind",
+        "ran",
         "request_id",
         "sent",
-        "starting",
     )
 
     def __init__(self, gateway: "Gateway", function: FunctionState, kind: InvocationType, request_id: str) -> None:
@@ -82,8 +83,8 @@ class Exchange(Ticket):
         """The value of the answer's header `wire.COLD_START`, if it waited for a pod to start."""
         self.arrived = self.asked = time.monotonic()
         self.granted = self.sent = self.answered = 0.0
-        self.starting = 0.0
-        """Seconds of the pod's time in which the function did not run yet."""
+        self.ran: float | None = None
+        """Seconds, as the agent says; in a burst the gateway itself may be late to see the answer."""
         self._future: asyncio.Future[None] | None = None
 
     async def request(
@@ -166,7 +167,8 @@ class Exchange(Ticket):
                 kept.deadline = math.inf
             else:
                 connection.finish()
-        gateway.dispatcher.release(self, now - self.sent - self.starting if self.answered else None)
+        duration_at_pod = self.ran if self.ran is not None else now - self.sent
+        gateway.dispatcher.release(self, duration_at_pod if self.answered else None)
         if self.answered:
             waited, own = self.granted - self.since, duration - (now - self.sent)
             counted.overhead.observe(own - waited + (now - self.answered if self.came_whole else 0.0))
@@ -266,9 +268,11 @@ class Exchange(Ticket):
         status = connection.status
         pod = self.pod
         assert pod is not None or self.client_gone
-        for name, _ in connection.headers:
+        for name, value in connection.headers:
             if name == _FUNCTION_ERROR:
                 self.function_error = True
+            elif name == _DURATION:
+                self.ran = _seconds(value)
             elif name == _REFUSED and (status == 429 or status == 503) and connection.pool.pod.pod.protocol == "lambda":
                 return False
         self.answered = time.monotonic()
@@ -286,7 +290,6 @@ class Exchange(Ticket):
         if pod.claim is not None:
             path, reason = cold_starts.POOL, ColdStartReason.CLAIMED
             phases = cold_starts.pool_phases(self.asked, self.granted, self.sent, self.answered, agent)
-            self.starting = sum(phases[phase] for phase in (Phase.VERIFY, Phase.CODE, Phase.INIT))
         else:
             to_epoch = time.time() - time.monotonic()
             asked = self.asked + to_epoch
@@ -323,6 +326,15 @@ class Exchange(Ticket):
         if self.client_gone:
             raise ClientGone
         return reason
+
+
+def _seconds(milliseconds: bytes) -> float | None:
+    """None for what is no time: a person's own server may send anything."""
+    try:
+        seconds = float(milliseconds) / 1000
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _average(mean: float, value: float) -> float:

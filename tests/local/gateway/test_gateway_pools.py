@@ -484,3 +484,18 @@ async def test_phases_of_real_processes_add_up_on_both_paths(pools, tools, tmp_p
     finally:
         process.kill()
         await process.wait()
+
+
+@pytest.mark.parametrize(("said", "mean"), [("12.50", 0.0125), ("nan", None), ("soon", None), ("-1", None)])
+async def test_how_long_an_invocation_takes_is_what_its_agent_says(gateway, tools, said, mean):
+    """A gateway that is late to see an answer must not take the function for slow, and have pods started for it."""
+
+    async def answer(request):
+        await asyncio.sleep(0.03)
+        return tools.response(b"1", headers={wire.DURATION_MS: said})
+
+    await gateway.add_pod(answer)
+    await gateway.invoke()
+    function = gateway.gateway.registry.get("default", "hello")
+    measured = await tools.eventually(lambda: function.mean_duration)
+    assert measured == pytest.approx(mean) if mean is not None else measured >= 0.029
