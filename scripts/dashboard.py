@@ -202,6 +202,7 @@ CAPACITY: Final = [
             },
             unit="s",
             about="From the request to the beginning of its answer.",
+            width=6,
         )
         for path in ("Pool", "Deployment")
     ),
@@ -212,6 +213,7 @@ CAPACITY: Final = [
             unit="s",
             stack=True,
             about=f"Mean of each phase, in order: {phases}.",
+            width=6,
         )
         for path, phases in (
             ("Pool", "queue, agent, verify, code, init, run, first_byte"),
@@ -262,19 +264,21 @@ ASYNC: Final = [
         unit="s",
         about="How old an event was when a pod first got it.",
     ),
-    heatmap("Age at delivery", m.EVENT_AGE, about="The same, as a distribution."),
+    heatmap("Age at delivery", m.EVENT_AGE, about="The same, as a distribution.", width=6),
     panel(
         "Retried",
         {"{{reason}}": rate(m.EVENTS_RETRIED, "reason")},
         unit="reqps",
         stack=True,
         about="Tries that are followed by another one, by what went wrong.",
+        width=6,
     ),
     panel(
         "Dead-lettered, by function",
         {f"{EACH} {{{{condition}}}}": rate(m.EVENTS_DEAD_LETTERED, *m.FUNCTION, "condition")},
         unit="reqps",
         about="Events that failed for good: kappa async ls --dead, kappa async redrive.",
+        width=6,
     ),
     panel(
         "Deliveries to destinations",
@@ -282,6 +286,7 @@ ASYNC: Final = [
         unit="reqps",
         stack=True,
         about="Tries to deliver a record.",
+        width=6,
     ),
 ]
 
