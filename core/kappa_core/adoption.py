@@ -83,7 +83,7 @@ def present(pods: Iterable[PodFacts], settled: Collection[str]) -> int:
 @dataclass(frozen=True, slots=True)
 class Plan:
     adopt: tuple[PodFacts, ...] = ()
-    """Give them the ReplicaSet's label now."""
+    """Give them the ReplicaSet's label, once those to retire are on their way: they take their places."""
     retire: tuple[tuple[PodFacts, str], ...] = ()
     """(pod, why)."""
 
@@ -109,7 +109,8 @@ def plan(
     adrift = adrift[:room]
     adopt: list[PodFacts] = []
     if replica_set is not None and replica_set.template_hash:
-        own = [pod for pod in pods if pod.template_hash == replica_set.template_hash]
+        leaving = {pod.uid for pod, _ in retire}
+        own = [pod for pod in pods if pod.template_hash == replica_set.template_hash and pod.uid not in leaving]
         free = max(0, replica_set.replicas - present(own, settled))
         adopt = [pod for pod in adrift if pod.template_hash != replica_set.template_hash][:free]
     late = [pod for pod in adrift if pod not in adopt and adrift_for.get(pod.uid, 0.0) >= ADRIFT_SECONDS]

@@ -161,13 +161,13 @@ class Adoption:
         return adoption.newest(map(replica_set_facts, page["items"]), deployment.uid)
 
     async def _carry_out(self, plan: Plan, template_hash: str) -> None:
+        for pod, why in plan.retire:
+            await self.retire(pod, why)
         for pod in plan.adopt:
             body = {"metadata": {"uid": pod.uid, "labels": {names.POD_TEMPLATE_HASH: template_hash}}}
             if await self._patch(pod, body):
                 self._observe("adopted")
                 log.info("a pool pod is adopted", extra={"pod": f"{pod.namespace}/{pod.name}"})
-        for pod, why in plan.retire:
-            await self.retire(pod, why)
 
     async def _resize(self, key: str, pods: Collection[PodFacts], function: Function, revision: str) -> None:
         """To the function's own memory and cpu. Best effort: a node that is too full leaves the pod as it is."""

@@ -173,7 +173,7 @@ def test_no_more_are_adopted_than_fit_and_nothing_but_what_is_adrift_is_touched(
     assert len({one.uid for one in retired}) == len(retired)
     assert all(adoption.is_adrift(one) for one in (*decided.adopt, *retired))
     assert all(one.revision == REVISION for one in decided.adopt)
-    labelled = [one for one in pods if one.template_hash == "abc"]
+    labelled = [one for one in pods if one.template_hash == "abc" and one not in retired]
     if decided.adopt:
         assert adoption.present(labelled, uids) + len(decided.adopt) <= replicas
     if age >= adoption.ADRIFT_SECONDS:
