@@ -157,6 +157,25 @@ class Function:
         found = self.kubectl.items("get", "pods", "-l", f"kappa.run/function={self.name}", namespace=self.namespace)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
+    def settled(self) -> list[dict[str, Any]]:
+        """Its pods, once they are what its Deployment wants, ready, and no other ones: for a moment after a cold start a
+        pod from a warm pool and the one begun in its place are both there. Else an AssertionError."""
+        pods = self.pods()
+        deployment = self.kubectl.json("get", "deployment", f"fn-{self.name}", namespace=self.namespace)
+        ready = deployment["status"].get("readyReplicas", 0)
+        assert len(pods) == deployment["spec"]["replicas"] == ready > 0, f"{len(pods)} pods, {ready} ready"
+        assert all(pod["metadata"].get("ownerReferences") for pod in pods), "one is adrift"
+        return pods
+
+    async def known(self) -> None:
+        """Wait until the gateways have heard of it; each connection may be to another one."""
+        deadline, heard = time.monotonic() + 10, 0
+        while heard < 8:
+            answer = await self._invoke({}, 10, {"X-Amz-Invocation-Type": "DryRun"})
+            heard = heard + 1 if answer.status != 404 else 0
+            assert time.monotonic() < deadline, f"{answer.status} {answer.body!r}"
+            await asyncio.sleep(0.02)
+
     def wanted_replicas(self) -> int:
         deployment = self.kubectl.json("get", "deployment", f"fn-{self.name}", namespace=self.namespace)
         return int(deployment["spec"]["replicas"])

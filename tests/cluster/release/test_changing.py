@@ -59,7 +59,7 @@ async def test_a_change_while_at_zero_counts_for_the_next_invocation(
 async def test_scaling_settings_roll_no_pod(new_function: Callable[..., Any], eventually: Any) -> None:
     function = new_function(scaling={"keepWarm": "1m"})
     assert (await function.invoke()).status == 200
-    (before,) = function.pods()
+    (before,) = eventually(function.settled)
     function.apply(scaling={"keepWarm": "2m", "maxReplicas": 3})
     eventually(lambda: function.condition()["status"] == "True")
     assert [pod["metadata"]["uid"] for pod in function.pods()] == [before["metadata"]["uid"]]

@@ -200,6 +200,7 @@ async def test_a_web_server_changes_without_a_failed_request(
     new_image_function: Callable[..., Any], web_image: dict[str, Any], eventually: Any
 ) -> None:
     function = new_image_function(web_image, concurrency=20)
+    await function.known()
     stop, statuses = asyncio.Event(), []
 
     async def ask(session: aiohttp.ClientSession) -> None:

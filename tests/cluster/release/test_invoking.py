@@ -46,6 +46,7 @@ async def test_apply_then_cold_then_warm_then_zero_then_cold_again(
     assert first.json()["arn"].endswith(f"function:{function.namespace}.{function.name}")
     assert 0 < first.json()["remaining"] <= 30_000
 
+    eventually(function.settled)
     warm = await function.invoke({"n": 2})
     assert warm.json()["calls"] == 2, "the second invocation was not at the same process"
     assert function.condition()["status"] == "True"
@@ -121,6 +122,7 @@ def test_an_error_of_the_code_is_lambdas_error(new_function: Callable[..., Any],
 
 async def test_the_function_url_gives_and_takes_http(new_function: Callable[..., Any]) -> None:
     function = new_function(WEB)
+    await function.known()
     async with (
         aiohttp.ClientSession() as session,
         session.put(f"{function.url}/orders/7?a=1&b=2", data="text", headers={"Content-Type": "text/plain"}) as answer,

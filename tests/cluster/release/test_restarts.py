@@ -85,7 +85,7 @@ async def test_a_restarted_operator_disturbs_nobody(
 ) -> None:
     function = new_function(WORK, scaling={"maxReplicas": 2, "keepWarm": "1m"})
     assert (await function.invoke()).status == 200
-    before = {pod["metadata"]["uid"] for pod in function.pods()}
+    before = {pod["metadata"]["uid"] for pod in eventually(function.settled)}
     async with load(function, callers=1) as seen:
         await asyncio.to_thread(kubectl, "rollout", "restart", "deployment/kappa-operator", namespace=SYSTEM)
         await asyncio.to_thread(
@@ -102,7 +102,7 @@ async def test_a_function_pod_that_is_killed_is_replaced(
 ) -> None:
     function = new_function(WORK, scaling={"maxReplicas": 2, "keepWarm": "1m"})
     assert (await function.invoke()).status == 200
-    (pod,) = function.pods()
+    pod = eventually(function.settled)[0]
     kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force", namespace=function.namespace)
     assert (await function.invoke()).status == 200
 
