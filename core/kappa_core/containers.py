@@ -18,6 +18,11 @@ CODE_VOLUME: Final = "kappa-code"
 DRAIN_MARGIN_SECONDS: Final = 2
 """The agent waits this much longer than the timeout for running invocations: their own timeout ends them first."""
 
+STOP_DELAY: Final[Manifest] = {"preStop": {"sleep": {"seconds": 1}}}
+"""The kernel drops a SIGTERM for a container's first process that has no handler yet, and before the image's init has one, the
+container runtime's own process stands there: a pod that is deleted as it starts, as one is in whose place a pool pod came,
+would stay for its whole grace period."""
+
 HTTP_STOP_DELAY_SECONDS: Final = 5
 """Between a web server's pod being told to stop and the server hearing of it, at most."""
 
@@ -95,6 +100,7 @@ def containers(function: Function, platform: Platform) -> list[Manifest]:
         container["env"] = [*_agent_env(function, platform), *_user_env(function)]
         container["ports"] = [{"name": "http", "containerPort": names.AGENT_PORT}]
         container["readinessProbe"] = ready_probe()
+        container["lifecycle"] = copy.deepcopy(STOP_DELAY)
         if spec.code.config_map is not None:
             container["volumeMounts"].insert(0, {"name": CODE_VOLUME, "mountPath": names.TASK_ROOT, "readOnly": True})
         return [_without_empty(container)]

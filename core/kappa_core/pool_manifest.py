@@ -5,7 +5,7 @@ import math
 from typing import Final
 
 from kappa_core import names, wire
-from kappa_core.containers import CONTAINER_SECURITY, Manifest, Platform, ready_probe
+from kappa_core.containers import CONTAINER_SECURITY, STOP_DELAY, Manifest, Platform, ready_probe
 from kappa_core.durations import mebibytes, parse_duration
 from kappa_core.function import Function
 from kappa_core.function.spec import MAX_TIMEOUT
@@ -92,6 +92,7 @@ def _container(runtime: str, platform: Platform, settings: PoolSettings) -> Mani
         ],
         "ports": [{"name": "http", "containerPort": names.AGENT_PORT}],
         "readinessProbe": ready_probe(),
+        "lifecycle": copy.deepcopy(STOP_DELAY),
         "resources": {"requests": {"memory": MEMORY_REQUEST}, "limits": {"memory": settings.memory_limit}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": copy.deepcopy(CONTAINER_SECURITY),
