@@ -310,9 +310,8 @@ async def test_killed_gateways_neither_lose_a_running_event_nor_run_it_twice(
 
 async def test_an_upgrade_keeps_events_and_keys(new_function: Callable[..., Any], release: Any, kubectl: Any) -> None:
     def secrets() -> list[Any]:
-        return [
-            kubectl.json("get", "secret", name, namespace=SYSTEM)["data"] for name in ("kappa-nats", "kappa-signing")
-        ]
+        names = ("kappa-nats", "kappa-signing", "kappa-pools")
+        return [kubectl.json("get", "secret", name, namespace=SYSTEM)["data"] for name in names]
 
     function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "2m"})
     ids = [await function.submit({"name": str(number), "sleep": 0.5}) for number in range(30)]
