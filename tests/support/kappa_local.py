@@ -133,6 +133,10 @@ class KappaLocal:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
+        except http.client.RemoteDisconnected as error:
+            # whoever meets this wants to know what it was about
+            error.add_note(f"ended: {self.ended}; its output:\n{self.output[-4000:]}")
+            raise
         finally:
             connection.close()
 
