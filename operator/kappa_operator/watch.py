@@ -62,6 +62,16 @@ class Watcher:
         key = facts.deployment_pool_key(raw, self._operator)
         if key is not None:
             self._deployment(self._cache.pools, key, raw, self._enqueue_pool, gone=gone)
+            return
+        self._disowned(self._cache.deployments, raw, self._enqueue)
+        self._disowned(self._cache.pools, raw, self._enqueue_pool)
+
+    def _disowned(self, store: Store[DeploymentFacts], raw: Mapping[str, Any], enqueue: Callable[[str], None]) -> None:
+        """Somebody took our label from a Deployment that was ours: it is to be put back, as if it were new."""
+        uid = raw["metadata"].get("uid")
+        for key in [key for key in store if (known := store.get(key)) is not None and known.uid == uid]:
+            store.remove(key)
+            enqueue(key)
 
     def _deployment(
         self,

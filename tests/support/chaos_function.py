@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 # In a pod the agent is process 1, and in local mode the agent is the pod.
-POD = socket.gethostname() if os.getppid() <= 1 else str(os.getppid())
+POD = socket.gethostname() if "KUBERNETES_SERVICE_HOST" in os.environ else str(os.getppid())
 WORK = float(os.environ.get("WORK", "0"))
 
 
