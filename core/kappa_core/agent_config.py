@@ -118,6 +118,8 @@ class AgentConfig(_Config):
     """Source to save as the handler's module in the task root; empty where the code is mounted or an archive."""
     code_archive_url: str = ""
     code_archive_sha256: str = ""
+    code_archive_copy: str = ""
+    """The URL of a gateway's copy, tried before the archive's own; empty: there is none."""
     task_root: str = names.TASK_ROOT
     host: str = "0.0.0.0"  # noqa: S104 - a pod's address is not known to it, and the gateway dials it
     port: int = names.AGENT_PORT

@@ -126,3 +126,31 @@ def test_it_is_fetched_again_by_the_next_invocation(agents, server):
     server.files["/code.zip"] = (200, GOOD)
     assert agent.invoke().json == 42
     assert agent.ready().status == 200
+
+
+COPY = "/v1/code/hash"
+
+
+def test_a_gateways_copy_is_taken_and_its_own_url_not_asked(agents, server):
+    server.files[COPY] = (200, GOOD)
+    # the function's own proxy does not lead to a gateway
+    env = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    agent = start(agents, f"{server.url}/gone.zip", GOOD, code_archive_copy=f"{server.url}{COPY}", env=env)
+    assert agent.invoke().json == 42
+
+
+@pytest.mark.parametrize("wrong", ["dropped", "another", "cut short", "gateway gone", "busy"])
+def test_without_the_gateways_copy_its_own_url_is_as_good(agents, server, wrong):
+    server.files["/code.zip"] = (200, GOOD)
+    server.files |= {"another": {COPY: (200, b"x" * 3_000_000)}, "cut short": {COPY: (200, GOOD[:-30])}}.get(wrong, {})
+    server.flaky |= {COPY} if wrong == "busy" else set()
+    gateway = "http://127.0.0.1:9" if wrong == "gateway gone" else server.url
+    agent = start(agents, f"{server.url}/code.zip", GOOD, code_archive_copy=f"{gateway}{COPY}")
+    assert agent.invoke().json == 42
+
+
+def test_an_archive_that_is_nowhere_is_told_of_by_its_own_url(agents, server):
+    agent = start(agents, f"{server.url}/code.zip?secret", GOOD, code_archive_copy=f"{server.url}{COPY}")
+    message = agent.ready().json["errorMessage"]
+    assert f"{server.url}/code.zip cannot be fetched: HTTP 404" in message
+    assert COPY not in message
