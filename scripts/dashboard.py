@@ -31,10 +31,8 @@ def quantile(share: float, metric: Metric, where: str = CHOSEN) -> str:
     return f"histogram_quantile({share}, sum by (le) (rate({metric.name}_bucket{where}[$__rate_interval])))"
 
 
-def mean(metric: Metric, *by: str, where: str) -> str:
-    total, count = (
-        f"sum by ({', '.join(by)}) (rate({metric.name}_{part}{where}[$__rate_interval]))" for part in ("sum", "count")
-    )
+def mean(metric: Metric, where: str) -> str:
+    total, count = (f"sum(rate({metric.name}_{part}{where}[$__rate_interval]))" for part in ("sum", "count"))
     return f"{total} / {count}"
 
 
@@ -48,24 +46,78 @@ def where(**labels: str) -> str:
     return CHOSEN[:-1] + f", {further}}}"
 
 
+# -- how panels look
+
+COLORS: Final = {
+    "green": (m.Outcome.SUCCESS, "succeeded", "ready", "free"),
+    "red": (
+        *(m.Outcome.FUNCTION_ERROR, m.Outcome.FAILED, m.Outcome.TIMEOUT, m.Outcome.LOST, m.Outcome.BAD_ANSWER),
+        *(m.Outcome.ERROR, "init_failed"),
+    ),
+    "yellow": (m.Outcome.THROTTLED, m.Outcome.CANCELLED, m.Outcome.BAD_REQUEST, "expired", "starting"),
+    "blue": ("draining",),
+}
+"""Of what says good or bad, by the last word of the legend. Grafana's own order of colours made failures green."""
+
+SOFT_MAX: Final = {"short": 1, "reqps": 0.1, "eps": 0.1, "percentunit": 0.1}
+"""The least upper end of the axis, by unit: Grafana's own is 100 when all is zero, which is 10,000 % of a share."""
+
+
+def _colors_by_meaning() -> list[dict[str, Any]]:
+    return [
+        {
+            "matcher": {"id": "byRegexp", "options": f"/(^|[ ,])({'|'.join(words)})$/"},
+            "properties": [{"id": "color", "value": {"mode": "shades", "fixedColor": color}}],
+        }
+        for color, words in COLORS.items()
+    ]
+
+
 # -- panels
 
 
 def panel(
-    title: str, queries: dict[str, str], *, about: str, unit: str = "short", stack: bool = False, width: int = 8
+    title: str,
+    queries: dict[str, str],
+    *,
+    about: str,
+    unit: str = "short",
+    soft_max: float | None = None,
+    stack: bool = False,
+    last: bool = False,
+    meaning: bool = False,
+    width: int = 8,
 ) -> Panel:
-    """Lines over time; `queries` are expressions by their legend."""
-    custom = {
+    """Lines over time; `queries` are expressions by their legend, in the order in which they are stacked.
+
+    `last` puts each line's last value in the legend: where one line is so high that the others' cannot be read off.
+    `meaning` colors lines by COLORS.
+    """
+    soft_max = soft_max or SOFT_MAX.get(unit)
+    custom: dict[str, Any] = {
         "fillOpacity": 30 if stack else 8,
         "showPoints": "never",
         "stacking": {"mode": "normal" if stack else "none", "group": "A"},
     }
+    if soft_max is not None:
+        custom["axisSoftMax"] = soft_max
     return {
         "type": "timeseries",
         "title": title,
         "description": about,
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0, "custom": custom}, "overrides": []},
-        "options": {"tooltip": {"mode": "multi", "sort": "desc"}, "legend": {"displayMode": "list"}},
+        "fieldConfig": {
+            "defaults": {"unit": unit, "min": 0, "custom": custom},
+            "overrides": _colors_by_meaning() if meaning else [],
+        },
+        "options": {
+            "tooltip": {"mode": "multi", "sort": "desc"},
+            "legend": {
+                "showLegend": True,
+                "displayMode": "list",
+                "placement": "bottom",
+                "calcs": ["lastNotNull"] if last else [],
+            },
+        },
         "targets": _targets(queries),
         "gridPos": {"w": width, "h": HEIGHT},
     }
@@ -95,7 +147,7 @@ def up(title: str, query: str, *, about: str, width: int = 4) -> Panel:
             "defaults": {"mappings": texts, "thresholds": {"mode": "absolute", "steps": steps}, "noValue": "none"},
             "overrides": [],
         },
-        "options": {"colorMode": "background", "reduceOptions": {"calcs": ["lastNotNull"]}},
+        "options": {"colorMode": "background", "graphMode": "none", "reduceOptions": {"calcs": ["lastNotNull"]}},
         "targets": _targets({"queue": query}),
         "gridPos": {"w": width, "h": HEIGHT},
     }
@@ -116,6 +168,7 @@ INVOCATIONS: Final = [
         {"{{type}}, {{outcome}}": rate(m.INVOCATIONS, "type", "outcome")},
         unit="reqps",
         stack=True,
+        meaning=True,
         about="By how they came and how they ended.",
     ),
     panel(
@@ -132,6 +185,7 @@ INVOCATIONS: Final = [
         "Latency",
         {name: quantile(share, m.INVOCATION_DURATION) for name, share in QUANTILES.items()},
         unit="s",
+        last=True,
         about="From a request's head to the end of its answer, waiting for a pod included.",
     ),
     panel(
@@ -143,6 +197,7 @@ INVOCATIONS: Final = [
         "The gateway's own share",
         {name: quantile(share, m.GATEWAY_OVERHEAD) for name, share in QUANTILES.items()},
         unit="s",
+        last=True,
         about="Of an invocation's time: neither waiting for a pod nor the pod's own.",
     ),
     panel(
@@ -158,6 +213,7 @@ CAPACITY: Final = [
         "Pods by state",
         {"{{state}}": f"sum by (state) ({seen_by_each_gateway(m.PODS, *m.FUNCTION, 'state')})"},
         stack=True,
+        meaning=True,
         about="As the gateways see them.",
     ),
     panel(
@@ -182,6 +238,7 @@ CAPACITY: Final = [
         "Warm ratio",
         {"warm": f"1 - {rate(m.COLD_STARTS)} / {rate(m.INVOCATIONS)}"},
         unit="percentunit",
+        soft_max=1,
         about="Share of invocations that did not wait for a pod to start.",
     ),
     panel(
@@ -191,16 +248,18 @@ CAPACITY: Final = [
             f'({m.POOL_PODS.name}{{namespace=~"$namespace"}}))'
         },
         stack=True,
+        meaning=True,
         about="Pods that no function has taken yet. None free: cold starts go by the Deployment until the pool is filled again.",
     ),
     *(
         panel(
-            f"Cold starts by {path} take",
+            f"How long cold starts by {path} take",
             {
                 name: quantile(share, m.COLD_START, where(path=f'="{path}"', phase='="total"'))
                 for name, share in QUANTILES.items()
             },
             unit="s",
+            last=True,
             about="From the request to the beginning of its answer.",
             width=6,
         )
@@ -208,16 +267,20 @@ CAPACITY: Final = [
     ),
     *(
         panel(
-            f"Where the time of a cold start by {path} goes",
-            {"{{phase}}": mean(m.COLD_START, "phase", where=where(path=f'="{path}"', phase='!="total"'))},
+            f"Where the time goes, by {path}",
+            {
+                phase: mean(m.COLD_START, where(path=f'="{path}"', phase=f'="{phase}"'))
+                for phase in m.Phase
+                if phase not in (m.Phase.TOTAL, *elsewhere)
+            },
             unit="s",
             stack=True,
-            about=f"Mean of each phase, in order: {phases}.",
+            about="Mean of each phase of a cold start, from the first at the bottom to the last.",
             width=6,
         )
-        for path, phases in (
-            ("Pool", "queue, agent, verify, code, init, run, first_byte"),
-            ("Deployment", "queue, schedule, sandbox, agent, init, run, first_byte"),
+        for path, elsewhere in (
+            ("Pool", (m.Phase.SCHEDULE, m.Phase.SANDBOX)),
+            ("Deployment", (m.Phase.VERIFY, m.Phase.CODE)),
         )
     ),
 ]
@@ -234,15 +297,16 @@ ASYNC: Final = [
             "received": rate(m.EVENTS_RECEIVED),
             "came again, not added": rate(m.EVENTS_DEDUPLICATED),
         },
-        unit="reqps",
+        unit="eps",
         about="Accepted, durably; and repeated submissions with the same idempotency key.",
         width=10,
     ),
     panel(
         "Events delivered",
         {"{{status}}": rate(m.EVENTS_DELIVERED, "status")},
-        unit="reqps",
+        unit="eps",
         stack=True,
+        meaning=True,
         about="Events that ended, by how.",
         width=10,
     ),
@@ -256,35 +320,39 @@ ASYNC: Final = [
         "Oldest event, by function",
         {EACH: seen_by_each_gateway(m.EVENT_OLDEST_AGE, *m.FUNCTION)},
         unit="s",
+        soft_max=1,
         about="Its age. An event is given up at the Function's maxAge.",
     ),
     panel(
         "Age at delivery",
         {name: quantile(share, m.EVENT_AGE) for name, share in QUANTILES.items()},
         unit="s",
+        last=True,
         about="How old an event was when a pod first got it.",
     ),
-    heatmap("Age at delivery", m.EVENT_AGE, about="The same, as a distribution.", width=6),
+    heatmap("Ages at delivery", m.EVENT_AGE, about="How many events had which age when a pod first got them.", width=6),
     panel(
         "Retried",
         {"{{reason}}": rate(m.EVENTS_RETRIED, "reason")},
-        unit="reqps",
+        unit="eps",
         stack=True,
+        meaning=True,
         about="Tries that are followed by another one, by what went wrong.",
         width=6,
     ),
     panel(
         "Dead-lettered, by function",
         {f"{EACH} {{{{condition}}}}": rate(m.EVENTS_DEAD_LETTERED, *m.FUNCTION, "condition")},
-        unit="reqps",
+        unit="eps",
         about="Events that failed for good: kappa async ls --dead, kappa async redrive.",
         width=6,
     ),
     panel(
         "Deliveries to destinations",
         {"{{destination}}, {{outcome}}": rate(m.DELIVERIES, "destination", "outcome")},
-        unit="reqps",
+        unit="eps",
         stack=True,
+        meaning=True,
         about="Tries to deliver a record.",
         width=6,
     ),
