@@ -114,6 +114,7 @@ def begin(config: AgentConfig, env: Mapping[str, str]) -> Start | None:
     return start
 
 
+_OF_A_TERMINAL = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT)
 HARMLESS = frozenset(("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONIOENCODING"))
 
 
@@ -144,6 +145,10 @@ def become_python(variables: Mapping[str, str], handler: str, task_root: str) ->
     sys.path.insert(0, task_root)
     sys.argv[:] = [environment.__file__.replace("environment", "python_runtime"), handler]
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    for number in _OF_A_TERMINAL:
+        if _signal.getsignal(number) is _signal.SIG_IGN:
+            interrupt = number == _signal.SIGINT
+            _signal.signal(number, _signal.default_int_handler if interrupt else _signal.SIG_DFL)
 
 
 def announce(fd: int, port: int) -> None:
@@ -226,6 +231,6 @@ def _die_first() -> None:
 
 
 def _default_signals() -> None:
-    """Python ignores these two; what is ignored stays so through exec, and a shell in a custom runtime would suffer."""
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+    """Python ignores two, and a shell's `&` or nohup others, which stay ignored through exec: a custom runtime would suffer."""
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, *_OF_A_TERMINAL):
         _signal.signal(number, _signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """What a function sees after a start from a pool is what it sees after an ordinary one."""
 
 import json
+import signal
 
 import pytest
 
@@ -105,3 +106,19 @@ def test_a_function_cannot_tell(agents, env):
         )
         == {}
     )
+
+
+@pytest.mark.parametrize("env", [{}, {"PYTHONPATH": "/somewhere"}], ids=["forked", "interpreter"])
+def test_a_function_ignores_no_signal_that_the_agents_own_start_ignored(agents, env):
+    """As where a shell's `&` or nohup started it."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        agent = agents.start(PROBE, env=env)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    _, in_handler, _ = agent.invoke().json
+    seen = [in_handler["signals"][str(int(number))] for number in numbers]
+    assert "default_int_handler" in seen[1]
+    assert [seen[0], seen[2]] == ["0", "0"], seen
