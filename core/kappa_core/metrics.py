@@ -91,9 +91,9 @@ class ColdStartReason(StrEnum):
     POOL_EMPTY = "pool_empty"
     """Every pod of the pool was taken, or had not started yet."""
     SHARE = "share"
-    """This gateway's share of `maxReplicas` was used up."""
+    """This gateway's share of `maxReplicas` was used up, and no other lent a place of its own."""
     STARTING = "starting"
-    """A pod of the function was on its way already, or `minReplicas` or another gateway had asked for it."""
+    """As many pods of the function as the load calls for were there or about to serve."""
 
 
 LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

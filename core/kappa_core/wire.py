@@ -55,6 +55,11 @@ DEMAND_PATH: Final = "/v1/demand"
 CODE_PATH: Final = "/v1/code/"
 """There too: `GET CODE_PATH + sha256` is an archive that some Function names, for a pool pod that becomes it. Who knows
 the hash may have it."""
+LOANS_PATH: Final = "/v1/loans"
+"""There too: `POST` with a request as in `kappa_gateway.pools.loans`; 200 if a place of `maxReplicas` is lent, 409 if not,
+403 if the request is not a gateway's of this installation."""
+SIGNATURE: Final = "Kappa-Signature"
+"""Base64, on such a request."""
 
 # Request headers, gateway → agent. All optional: without them the agent makes an id and uses its own timeout.
 REQUEST_ID: Final = "Kappa-Request-Id"

@@ -50,6 +50,15 @@ class PoolPod:
     """Seconds since the epoch, where known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A gateway of this installation, this one too."""
+
+    name: str
+    host: str | None
+    """IP address; None until it is known."""
+
+
 class Sink(Protocol):
     """The gateway's registry, as a backend sees it."""
 
@@ -80,8 +89,8 @@ class Sink(Protocol):
     def remove_pool_pod(self, namespace: str, name: str) -> None:
         """A pool pod is gone, or a function's now, or about to end."""
 
-    def replace_peers(self, names: Iterable[str]) -> None:
-        """The names of all gateways that may claim pool pods. Without a word of it, this one is alone."""
+    def replace_peers(self, peers: Iterable[Peer]) -> None:
+        """All gateways that may claim pool pods. Without a word of it, this one is alone."""
 
 
 class Backend(Protocol):

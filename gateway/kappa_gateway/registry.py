@@ -9,7 +9,7 @@ from kappa_core import agent_config, wire
 from kappa_core.errors import FunctionFailed
 from kappa_core.function import Function
 from kappa_core.reasons import BLOCKING, ConditionType
-from kappa_gateway.backend import Pod, PoolPod
+from kappa_gateway.backend import Peer, Pod, PoolPod
 from kappa_gateway.dispatcher import Dispatcher
 from kappa_gateway.state import FunctionState, PodState, PodStatus
 
@@ -144,6 +144,8 @@ class Registry:
         if pod is None:
             return
         pod.function.pods.pop(name, None)
+        if self.pools is not None:
+            self.pools.sharing.pod_gone(namespace, name)
         self._dispatcher.set_status(pod, PodStatus.GONE)
         self.on_pod_gone(pod)
         self._forget_if_empty(pod.function)
@@ -162,9 +164,9 @@ class Registry:
         if self.pools is not None:
             self.pools.remove_pool_pod(namespace, name)
 
-    def replace_peers(self, names: Iterable[str]) -> None:
+    def replace_peers(self, peers: Iterable[Peer]) -> None:
         if self.pools is not None:
-            self.pools.replace_peers(names)
+            self.pools.sharing.replace_peers(peers)
 
     def claim(self, pod: Pod, claim: "Claim") -> PodState:
         """A pool pod becomes the function's, before the platform knows."""

@@ -14,7 +14,7 @@ from waiting import eventually as until
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod, PoolPod
+from kappa_gateway.backend import Peer, Pod, PoolPod
 from kappa_gateway.kubernetes import KubernetesBackend
 from kappa_gateway.kubernetes.api import ApiServer
 
@@ -62,7 +62,7 @@ class Sink:
     def remove_pool_pod(self, namespace: str, name: str) -> None:
         raise AssertionError("pools are off")
 
-    def replace_peers(self, names: Iterable[str]) -> None:
+    def replace_peers(self, peers: Iterable[Peer]) -> None:
         raise AssertionError("it is alone")
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod, PoolPod, Sink
+from kappa_gateway.backend import Peer, Pod, PoolPod, Sink
 from kappa_gateway.kubernetes import pods as pod_kinds
 from kappa_gateway.kubernetes.api import ApiServer
 from kappa_gateway.kubernetes.peers import Peers
@@ -83,7 +83,7 @@ class KubernetesBackend:
 
     async def _follow_peers(self, api: ApiServer, sink: Sink, namespace: str, selector: str) -> None:
         known = Peers(sink.replace_peers)
-        table: Table[str] = Table([namespace], Peers.read, replace=known.replace, put=known.put, remove=known.remove)
+        table: Table[Peer] = Table([namespace], Peers.read, replace=known.replace, put=known.put, remove=known.remove)
         resource = Resource(f"/api/v1{_in(namespace)}/pods", "the gateways' own pods", selector, hints=_HINTS_PEERS)
         await Reflector(api, resource, namespace, table, timing=self._timing).run()
 

@@ -1,7 +1,9 @@
-"""The other gateways: their pods' names, which are their names in what they share of `maxReplicas`."""
+"""The other gateways: their pods' names, which are their names in what they share of `maxReplicas`, and addresses."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
+
+from kappa_gateway.backend import Peer
 
 _GONE: Final = frozenset({"Succeeded", "Failed"})
 
@@ -9,24 +11,24 @@ _GONE: Final = frozenset({"Succeeded", "Failed"})
 class Peers:
     """A table's sink that tells `replace_peers` the whole set each time."""
 
-    def __init__(self, replace_peers: Callable[[Iterable[str]], None]) -> None:
+    def __init__(self, replace_peers: Callable[[Iterable[Peer]], None]) -> None:
         self._tell = replace_peers
-        self._names: set[str] = set()
+        self._peers: dict[str, Peer] = {}
 
     @staticmethod
-    def read(raw: Mapping[str, Any], _seen_at: float | None, _previous: str | None, /) -> str | None:
+    def read(raw: Mapping[str, Any], _seen_at: float | None, _previous: Peer | None, /) -> Peer | None:
         """A gateway that stops may still claim, so it counts until it has ended."""
-        name: str = raw["metadata"]["name"]
-        return None if (raw.get("status") or {}).get("phase") in _GONE else name
+        status = raw.get("status") or {}
+        return None if status.get("phase") in _GONE else Peer(raw["metadata"]["name"], status.get("podIP") or None)
 
-    def replace(self, names: Iterable[str]) -> None:
-        self._names = set(names)
-        self._tell(self._names)
+    def replace(self, peers: Iterable[Peer]) -> None:
+        self._peers = {peer.name: peer for peer in peers}
+        self._tell(self._peers.values())
 
-    def put(self, name: str) -> None:
-        self._names.add(name)
-        self._tell(self._names)
+    def put(self, peer: Peer) -> None:
+        self._peers[peer.name] = peer
+        self._tell(self._peers.values())
 
     def remove(self, _namespace: str, name: str) -> None:
-        self._names.discard(name)
-        self._tell(self._names)
+        self._peers.pop(name, None)
+        self._tell(self._peers.values())

@@ -25,6 +25,8 @@ _LAST_WORDS: Final = 0.5
 """Seconds in which what an ended agent wrote is still read, if something that it started holds its output open."""
 _READY_WAIT: Final = 30.0
 """Seconds that one readiness request is held; it is asked again until known."""
+_CHUNK: Final = 64 * 1024
+"""Bytes of output that are read at a time, and that a line may have."""
 _INHERITED: Final = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
@@ -194,9 +196,9 @@ async def _announced(read_end: int) -> int | None:
 async def _read_lines(output: int, on_line: Callable[[str], None]) -> None:
     async with _reader(output) as reader:
         buffer = b""
-        while chunk := await reader.read(64 * 1024):
+        while chunk := await reader.read(_CHUNK):
             *lines, buffer = (buffer + chunk).split(b"\n")
-            if len(buffer) > 64 * 1024:  # a line without end
+            if len(buffer) > _CHUNK:  # a line without end
                 lines, buffer = [*lines, buffer], b""
             for line in lines:
                 on_line(line.decode(errors="replace").rstrip("\r"))
@@ -206,15 +208,32 @@ async def _read_lines(output: int, on_line: Callable[[str], None]) -> None:
 
 @asynccontextmanager
 async def _reader(fd: int) -> AsyncIterator[asyncio.StreamReader]:
-    reader = asyncio.StreamReader()
-    pipe = os.fdopen(fd, "rb", buffering=0)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
+    """What comes through a pipe, which is closed in the end: once.
+
+    uvloop's `connect_read_pipe` would close the pipe's number twice: by libuv, then by the file object. Between the two
+    a thread that opens a file may be given that number and lose it again; what takes it next, such as a client's
+    connection, is closed when the thread closes its file.
+    """
+    reader, loop = asyncio.StreamReader(), asyncio.get_running_loop()
+
+    def readable() -> None:
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            reader.feed_data(data)
+        else:
+            loop.remove_reader(fd)
+            reader.feed_eof()
+
+    os.set_blocking(fd, False)
+    loop.add_reader(fd, readable)
     try:
         yield reader
     finally:
-        transport.close()
+        loop.remove_reader(fd)
+        os.close(fd)
 
 
 async def _get(port: int, path: str, timeout: float) -> tuple[int, dict[str, object]]:

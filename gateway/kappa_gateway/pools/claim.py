@@ -24,7 +24,7 @@ class Stage(Enum):
 
 
 class Claim:
-    __slots__ = ("confirmed", "pod", "pool", "revision", "stage", "told")
+    __slots__ = ("borrowed", "confirmed", "pod", "pool", "revision", "stage", "told")
 
     def __init__(self, pod: PoolPod, revision: str, pool: "Pool") -> None:
         self.pod = pod
@@ -32,6 +32,8 @@ class Claim:
         self.pool = pool
         """The connections that were kept to it."""
         self.stage = Stage.CLAIMED
+        self.borrowed = False
+        """Another gateway lent its place, and counts it."""
         self.told = False
         """The operator was told at once."""
         self.confirmed = False

@@ -8,8 +8,12 @@ claims as many as one that comes at once (`scaling.needed` counts what is in fli
 
 Until a first answer says how long an invocation takes, there is one pod at first, and the number may double every 50 ms.
 
+Pods that the Deployment has only begun to start, and that have no address yet, spare no claim: a claimed pod serves before
+them, and takes the place of one of them once it is adopted.
+
 Gateways share no counter. Each claims at most its share of `maxReplicas` less the pods that are not its own (`pool.share`),
 and keeps what it claimed counted against that share: however late it sees the others' pods, together they stay within.
+What its share does not allow it may borrow from another gateway's (`loans`).
 """
 
 import math
@@ -40,9 +44,9 @@ class Situation:
     cold_start: float = 0.0
     """Seconds, of the Deployment; 0 while none was seen."""
     pods: int = 0
-    """Pods that are there or on their way, claimed ones among them."""
+    """Pods that serve, or will in a moment: claimed ones among them. Not those that have no address yet."""
     own: int = 0
-    """Of those, the ones that this gateway claimed."""
+    """Of `pods`, the ones that this gateway claimed within its share, and those for which it lent a place of it."""
     free: int = 0
     """Pool pods that can be claimed."""
     rank: int = 0
@@ -57,6 +61,8 @@ class Decision:
     """Why not more."""
     look_again: float | None = None
     """Seconds after which the decision may be another though nothing has happened."""
+    borrow: int = 0
+    """How many more it would be, were there no share to keep to."""
 
 
 def decide(now: Situation) -> Decision:
@@ -67,14 +73,19 @@ def decide(now: Situation) -> Decision:
     lacking = wanted - now.pods
     if lacking <= 0:
         return Decision(0, ColdStartReason.STARTING, look_again)
+    most = min(lacking, now.free, now.waiting)
+    claims = min(most, places(now))
+    borrow = max(min(most - claims, now.max_replicas - now.pods - claims), 0) if now.gateways > 1 else 0
+    if claims < most:
+        return Decision(claims, ColdStartReason.SHARE, None if borrow else look_again, borrow)
+    reason = ColdStartReason.POOL_EMPTY if now.free < lacking else ColdStartReason.CLAIMED
+    return Decision(claims, reason, look_again)
+
+
+def places(now: Situation) -> int:
+    """How many more pods this gateway's share of `max_replicas` allows it to claim, or to lend."""
     others = now.pods - now.own
-    allowed = share(now.max_replicas - others, now.rank, now.gateways) - now.own
-    if allowed <= 0:
-        return Decision(0, ColdStartReason.SHARE)
-    claims = min(lacking, allowed, now.free, now.waiting)
-    if now.free < min(lacking, allowed):
-        return Decision(claims, ColdStartReason.POOL_EMPTY)
-    return Decision(claims, ColdStartReason.SHARE if allowed < lacking else ColdStartReason.CLAIMED, look_again)
+    return max(share(now.max_replicas - others, now.rank, now.gateways) - now.own, 0)
 
 
 def _wanted(now: Situation) -> tuple[int, float | None]:

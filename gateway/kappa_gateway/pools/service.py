@@ -10,11 +10,12 @@ from kappa_core.demand import Claim as ToldClaim
 from kappa_core.metrics import ColdStartReason
 from kappa_gateway.backend import Pod, PoolPod
 from kappa_gateway.pools.claim import Claim, Stage
-from kappa_gateway.pools.claims import Situation, decide
+from kappa_gateway.pools.claims import decide
 from kappa_gateway.pools.code import CodeCache
 from kappa_gateway.pools.request import config_of, specialize_request
+from kappa_gateway.pools.sharing import Sharing
 from kappa_gateway.pools.signing import signer
-from kappa_gateway.pools.vacancies import Vacancies
+from kappa_gateway.pools.vacancies import Vacancies, Vacancy
 from kappa_gateway.state import FunctionState, PodState, PodStatus
 
 if TYPE_CHECKING:
@@ -44,14 +45,13 @@ class Pools:
         self.sign = signer(gateway.settings)
         self.vacancies = Vacancies(gateway.upstream, gateway.settings.name, self._freed)
         self.code = CodeCache(gateway.settings)
-        self._pool_pods: dict[tuple[str, str], PoolPod] = {}
+        self.pool_pods: dict[tuple[str, str], PoolPod] = {}
+        """By namespace and name, as the backend tells of them."""
         self._shunned: dict[str, float] = {}
         """Pod uid → until when (monotonic) it is not dialled."""
         self._claims: dict[tuple[str, str], PodState] = {}
         """Those whose pod the platform does not show as the function's yet."""
-        alone = frozenset({gateway.settings.name})
-        self._peers: frozenset[str] | None = None if gateway.settings.pool_peers_namespace else alone
-        """None: not known yet, and so nothing is claimed."""
+        self.sharing = Sharing(self, gateway)
         self._claiming = False
         self._looks: dict[FunctionState, float] = {}
 
@@ -59,30 +59,29 @@ class Pools:
 
     def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
         given = {(one.namespace, one.name): one for one in pods}
-        for key in self._pool_pods.keys() - given.keys():
+        for key in self.pool_pods.keys() - given.keys():
             self.remove_pool_pod(*key)
         for one in given.values():
             self.put_pool_pod(one)
 
     def put_pool_pod(self, given: PoolPod) -> None:
         key = (given.namespace, given.name)
-        self._pool_pods[key] = given
-        if self.sign is not None and key not in self._claims and self._shunned.get(given.uid, 0.0) < time.monotonic():
+        self.pool_pods[key] = given
+        if self.sign is None or key in self._claims or self.sharing.reserves(*key):
+            return
+        if self._shunned.get(given.uid, 0.0) < time.monotonic():
             self.sign.prepare()
             self.vacancies.add(given)
 
     def remove_pool_pod(self, namespace: str, name: str) -> None:
         key = (namespace, name)
-        known = self._pool_pods.pop(key, None)
+        known = self.pool_pods.pop(key, None)
         if known is not None:
             self._shunned.pop(known.uid, None)
         self.vacancies.remove(namespace, name)
         if key in self._claims:
             # relabelled, and the other watch will say so, or gone
             self._gateway.loop.call_later(_RELABEL_TIMEOUT, self._not_relabelled, self._claims[key])
-
-    def replace_peers(self, peers: Iterable[str]) -> None:
-        self._peers = frozenset(peers) | {self._settings.name}
 
     def function_changed(self, function: FunctionState) -> None:
         """Whether its requests may claim pods, by what the operator says of this very generation of it."""
@@ -106,10 +105,10 @@ class Pools:
         if self._claiming or function.function is None:
             return
         runtime = function.function.spec.runtime or ""
-        if self._peers is None or not self.vacancies.known(function.namespace, runtime):
+        if not self.sharing.ready or not self.vacancies.known(function.namespace, runtime):
             function.cold_reason = ColdStartReason.NO_POOL
             return
-        decision = decide(self._situation(function, runtime))
+        decision = decide(self.sharing.situation(function, runtime))
         function.cold_reason = decision.reason
         self._claiming = True
         try:
@@ -117,32 +116,19 @@ class Pools:
                 self._claim_one(function, runtime)
         finally:
             self._claiming = False
+        if decision.borrow and function.waiters:
+            self.sharing.borrow(function, runtime, decision.borrow)
         if decision.look_again is not None and function.waiters:
             self._look_again(function, decision.look_again)
 
-    def _situation(self, function: FunctionState, runtime: str) -> Situation:
-        assert function.function is not None
-        peers = self._peers or frozenset({self._settings.name})
-        pods = [one for one in function.pods.values() if one.status not in (PodStatus.DRAINING, PodStatus.GONE)]
-        return Situation(
-            waiting=len(function.waiters),
-            in_flight=function.in_flight,
-            max_replicas=function.max_replicas,
-            concurrency=function.function.spec.concurrency,
-            mean_duration=function.mean_duration,
-            running=self._gateway.loop.time() - function.busy_since if function.in_flight else 0.0,
-            cold_start=function.cold_start,
-            pods=len(pods),
-            own=sum(one.claim is not None for one in pods),
-            free=self.vacancies.free(function.namespace, runtime),
-            rank=pool.rank(function.key, self._settings.name, peers),
-            gateways=len(peers),
-        )
-
     def _claim_one(self, function: FunctionState, runtime: str) -> None:
         vacancy = self.vacancies.take(function.namespace, runtime)
-        if vacancy is None or function.function is None:
-            return
+        if vacancy is not None and function.function is not None:
+            self._gateway.dispatcher.set_status(self.take(function, vacancy), PodStatus.READY)
+
+    def take(self, function: FunctionState, vacancy: Vacancy) -> PodState:
+        """The vacancy's pod becomes one of the function's; it serves once the dispatcher is told that it is ready."""
+        assert function.function is not None
         taken = vacancy.pod
         pod = Pod(
             taken.namespace, taken.name, function.name, taken.host, taken.port, 1, "lambda", created_at=taken.created_at
@@ -153,7 +139,7 @@ class Pools:
         state.pool = vacancy.pool
         self._gateway.upstream.pools.add(vacancy.pool)
         self._claims[taken.namespace, taken.name] = state
-        self._gateway.dispatcher.set_status(state, PodStatus.READY)
+        return state
 
     def _freed(self, namespace: str, runtime: str) -> None:
         """A pod became free: the function whose requests have waited longest may have use for it."""
@@ -171,9 +157,9 @@ class Pools:
         if self._looks.get(function, 0.0) > now:
             return
         self._looks[function] = now + after
-        self._gateway.loop.call_later(after, self._look, function)
+        self._gateway.loop.call_later(after, self.look, function)
 
-    def _look(self, function: FunctionState) -> None:
+    def look(self, function: FunctionState) -> None:
         self._looks.pop(function, None)
         if function.claimable and function.waiters:
             self.claim(function)
@@ -232,7 +218,7 @@ class Pools:
                 extra={"function": state.function.key, "pod": claim.pod.name},
             )
             self._shunned[claim.pod.uid] = time.monotonic() + _SHUN
-            self._gateway.loop.call_later(_SHUN + 0.1, self._back_to_pool, claim.pod)
+            self._gateway.loop.call_later(_SHUN + 0.1, self.back_to_pool, claim.pod.namespace, claim.pod.name)
         else:
             self._shunned[claim.pod.uid] = float("inf")
         self._give_up(state)
@@ -242,7 +228,7 @@ class Pools:
         claim = state.claim
         assert claim is not None
         self._give_up(state)
-        self._back_to_pool(claim.pod)
+        self.back_to_pool(claim.pod.namespace, claim.pod.name)
 
     def never_arrived(self, state: PodState) -> None:
         """As `seen_in_pool`, where no request of ours holds the pod: whoever waits for it gets another one."""
@@ -267,7 +253,7 @@ class Pools:
             self._gateway.upstream.drop(state)
         else:
             self._give_up(state)
-            self._back_to_pool(claim.pod)
+            self.back_to_pool(claim.pod.namespace, claim.pod.name)
 
     def confirmed(self, state: PodState) -> None:
         """The platform shows a claimed pod as the function's."""
@@ -288,6 +274,7 @@ class Pools:
         )
 
     async def close(self) -> None:
+        await self.sharing.close()
         await self.vacancies.close()
         await self.code.close()
 
@@ -304,14 +291,14 @@ class Pools:
         self._claims.pop((state.pod.namespace, state.pod.name), None)
         self._gateway.registry.give_up_claim(state)
 
-    def _back_to_pool(self, given: PoolPod) -> None:
-        known = self._pool_pods.get((given.namespace, given.name))
+    def back_to_pool(self, namespace: str, name: str) -> None:
+        known = self.pool_pods.get((namespace, name))
         if known is not None:
             self.put_pool_pod(known)
 
     def _not_relabelled(self, state: PodState) -> None:
         key = (state.pod.namespace, state.pod.name)
-        if self._claims.get(key) is state and key not in self._pool_pods:
+        if self._claims.get(key) is state and key not in self.pool_pods:
             logger.info(
                 "a claimed pool pod is gone",
                 extra={"function": names.function_key(key[0], state.pod.function), "pod": key[1]},

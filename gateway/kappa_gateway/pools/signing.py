@@ -37,6 +37,16 @@ class Signer:
         """The signature, 64 bytes."""
         return self._key.sign(message).signature
 
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Whether it is a signature of this key."""
+        from nacl.exceptions import CryptoError
+
+        try:
+            self._key.verify_key.verify(message, signature)
+        except (CryptoError, ValueError):  # ValueError: not 64 bytes
+            return False
+        return True
+
     @property
     def public_key(self) -> str:
         """Base64, as `KAPPA_POOL_PUBLIC_KEY` has it."""

@@ -106,6 +106,10 @@ class Vacancies:
     def free(self, namespace: str, runtime: str) -> int:
         return sum(vacancy.free for vacancy in self._pools.get((namespace, runtime), {}).values())
 
+    def is_free(self, namespace: str, runtime: str, name: str) -> bool:
+        vacancy = self._pools.get((namespace, runtime), {}).get(name)
+        return vacancy is not None and vacancy.free
+
     def known(self, namespace: str, runtime: str) -> int:
         return len(self._pools.get((namespace, runtime), ()))
 

@@ -14,7 +14,7 @@ from waiting import eventually
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod, PoolPod
+from kappa_gateway.backend import Peer, Pod, PoolPod
 from kappa_gateway.kubernetes import KubernetesBackend
 from kappa_gateway.kubernetes.reflector import Timing
 
@@ -153,7 +153,7 @@ class MemorySink:
         self.functions: dict[tuple[str, str], Function] = {}
         self.pods: dict[tuple[str, str], Pod] = {}
         self.pool_pods: dict[tuple[str, str], PoolPod] = {}
-        self.peers: set[str] = set()
+        self.peers: dict[str, str | None] = {}
         self.told: list[tuple[str, str]] = []
         """(what, pod's name) of changes of pods of either kind, in order."""
         self.replaced = {FUNCTIONS: 0, PODS: 0}
@@ -196,8 +196,8 @@ class MemorySink:
         self.pool_pods.pop((namespace, name), None)
         self.told.append(("remove from pool", name))
 
-    def replace_peers(self, names: Iterable[str]) -> None:
-        self.peers = set(names)
+    def replace_peers(self, peers: Iterable[Peer]) -> None:
+        self.peers = {peer.name: peer.host for peer in peers}
 
     async def until(self, condition: Callable[["MemorySink"], object], what: str) -> None:
         await eventually(lambda: condition(self), what)

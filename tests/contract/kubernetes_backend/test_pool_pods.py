@@ -71,18 +71,21 @@ async def test_what_has_neither_label_is_nobodys(api_server: Any, follow: Any, m
     assert not followed.sink.pool_pods
 
 
-async def test_the_other_gateways_are_told_by_name(api_server: Any, follow: Any, make_pod: Make) -> None:
+async def test_the_other_gateways_are_told_by_name_and_address(api_server: Any, follow: Any, make_pod: Make) -> None:
     """The gateway's own pods lie in its own namespace, which need not be one that it serves."""
-    api_server.put(make_pod("gateway-a", namespace="kappa-system"))
+    api_server.put(make_pod("gateway-a", namespace="kappa-system", ip="10.0.0.1"))
     followed = follow("team-a", peers=("kappa-system", "app.kubernetes.io/component=gateway"))
-    await followed.sink.until(lambda s: s.peers == {"gateway-a"}, "the first gateway")
+    await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1"}, "the first gateway")
     watch = await eventually(
         lambda: next((one for one in api_server.watching("pods") if one.scope == "kappa-system"), None), "its watch"
     )
     assert watch.query["labelSelector"] == "app.kubernetes.io/component=gateway"
     second = make_pod("gateway-b", namespace="kappa-system")
     await watch.send("ADDED", api_server.put(second))
-    await followed.sink.until(lambda s: s.peers == {"gateway-a", "gateway-b"}, "the second gateway")
+    await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1", "gateway-b": None}, "the second gateway")
+    second = make_pod("gateway-b", namespace="kappa-system", ip="10.0.0.2")
+    await watch.send("MODIFIED", api_server.put(second))
+    await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1", "gateway-b": "10.0.0.2"}, "its address")
     await watch.send("DELETED", api_server.delete(second))
-    await followed.sink.until(lambda s: s.peers == {"gateway-a"}, "its end")
+    await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1"}, "its end")
     assert not [pod for pod in followed.sink.pool_pods.values() if isinstance(pod, PoolPod)]

@@ -223,7 +223,8 @@ class Running:
         return self.backend.sink
 
     async def connect(self) -> Client:
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22))
+        host = self.gateway.settings.host
+        client = Client(*await asyncio.open_connection(host, self.port, limit=1 << 22))
         self.clients.append(client)
         return client
 
@@ -278,7 +279,7 @@ async def running(backend: Any = None, **settings: Any) -> AsyncIterator[Running
     started: asyncio.Future[tuple[Gateway, int, int]] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
         serve(
-            Settings(host="127.0.0.1", port=0, internal_port=0, name="test", **settings),
+            Settings(**{"host": "127.0.0.1", "port": 0, "internal_port": 0, "name": "test", **settings}),
             backend,
             stop=stop,
             on_started=lambda *what: started.set_result(what),

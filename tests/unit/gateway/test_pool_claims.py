@@ -1,6 +1,7 @@
 """How many pool pods are claimed: the rule over all inputs, and the burst that other pool managers get wrong."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from kappa_core.demand import FunctionDemand
 from kappa_core.metrics import ColdStartReason
 from kappa_core.pool import rank
 from kappa_core.scaling import ScalingSpec, needed
-from kappa_gateway.pools.claims import DOUBLING, Situation, decide
+from kappa_gateway.pools.claims import DOUBLING, Situation, decide, places
 
 counts = st.integers(0, 300)
 seconds = st.one_of(st.just(0.0), st.floats(0.0005, 30.0))
@@ -42,6 +43,9 @@ def test_claims_stay_within_what_is_free_what_waits_and_max_replicas(now):
     assert 0 <= decision.claims <= min(now.free, now.waiting)
     assert now.pods + decision.claims <= max(now.max_replicas, now.pods)
     assert decision.look_again is None or decision.look_again > 0
+    assert decision.borrow >= 0
+    assert decision.claims + decision.borrow <= min(now.free, now.waiting)
+    assert now.pods + decision.claims + decision.borrow <= max(now.max_replicas, now.pods)
 
 
 @given(situations())
@@ -182,6 +186,65 @@ def test_the_decision_says_when_to_look_again():
 def test_why_a_request_got_no_pool_pod(change, reason):
     decision = decide(Situation(**{"waiting": 1, "in_flight": 0, "max_replicas": 10, "free": 1, **change}))
     assert (decision.claims, decision.reason) == (0, reason)
+
+
+def test_what_the_share_does_not_allow_may_be_borrowed():
+    alone = Situation(waiting=9, in_flight=0, max_replicas=6, mean_duration=60.0, free=5)
+    assert (decide(alone).claims, decide(alone).borrow) == (5, 0)
+    shared = [replace(alone, gateways=2, rank=rank) for rank in (0, 1)]
+    assert [(decide(one).claims, decide(one).borrow) for one in shared] == [(3, 2), (3, 2)]
+    # its own three claimed, the other gateway's not seen: it asks for what is left
+    rest = decide(replace(shared[0], pods=3, own=3, waiting=6, in_flight=3))
+    assert (rest.claims, rest.borrow, rest.reason) == (0, 3, ColdStartReason.SHARE)
+    assert decide(replace(shared[0], pods=6, own=3, waiting=3, in_flight=3)).borrow == 0
+
+
+@given(st.integers(0, 40), st.lists(st.integers(0, 30), min_size=1, max_size=5), st.data())
+def test_gateways_that_lend_each_other_stay_within_max_replicas_and_use_it_up(most, waiting, data):
+    """Each sees of the others' pods only some. A lender counts what it lent as its own; the borrower as another's."""
+    gateways = [f"gateway-{number}" for number in range(len(waiting))]
+    own, lent = dict.fromkeys(gateways, 0), {name: dict.fromkeys(gateways, 0) for name in gateways}
+
+    def situation(name, count):
+        others = [other for other in gateways if other != name]
+        claimed_by_others = sum(own[other] for other in others)
+        lent_to_others = sum(lent[a][b] for a in others for b in others)
+        seen = data.draw(st.integers(0, claimed_by_others + lent_to_others))
+        borrowed = sum(lent[other][name] for other in others)
+        given_ = sum(lent[name].values())
+        return Situation(
+            waiting=count,
+            in_flight=own[name] + borrowed,
+            max_replicas=most,
+            mean_duration=60.0,
+            pods=own[name] + borrowed + given_ + seen,
+            own=own[name] + given_,
+            free=100,
+            rank=rank("default/f", name, gateways),
+            gateways=len(gateways),
+        )
+
+    for _ in range(4):
+        for name, count in zip(gateways, waiting, strict=True):
+            decision = decide(situation(name, count))
+            own[name] += decision.claims
+            for _ in range(decision.borrow):
+                for lender in gateways:
+                    if lender != name and places(situation(lender, 0)):
+                        lent[lender][name] += 1
+                        break
+    total = sum(own.values()) + sum(sum(one.values()) for one in lent.values())
+    assert total <= most
+
+
+def test_pods_that_others_do_not_see_yet_can_all_be_had_by_one_gateway():
+    """With nobody else asking, loans bring the whole of `maxReplicas` to the one that needs it."""
+    gateways = ["a", "b", "c"]
+    base = Situation(waiting=30, in_flight=0, max_replicas=10, mean_duration=60.0, free=50, gateways=3)
+    mine = decide(replace(base, rank=rank("default/f", "a", gateways)))
+    lent = sum(places(replace(base, waiting=0, rank=rank("default/f", name, gateways))) for name in ("b", "c"))
+    assert mine.claims + lent == 10
+    assert mine.borrow == lent
 
 
 def test_one_request_to_a_cold_function_claims_one():
