@@ -62,6 +62,7 @@ def takeover(pod: PodFacts, function: Function, revision: str) -> dict[str, Any]
             "annotations": {
                 names.ANNOTATION_FROM_POOL: str(pod.restarts),
                 names.ANNOTATION_REVISION: revision,
+                names.ANNOTATION_CONCURRENCY: str(function.spec.concurrency),
                 # Dearer than the pod that was started in its place, should that be ready first.
                 names.ANNOTATION_DELETION_COST: "1",
             },

@@ -80,8 +80,6 @@ def ineligible(function: Function, memory_limit: str) -> str | None:
         return f"spec.podTemplate.{sorted(customized)[0]} can only be given to a new pod"
     if spec.env_from:
         return "spec.envFrom: Secrets and ConfigMaps are read when a pod starts"
-    if spec.concurrency > 1:
-        return f"spec.concurrency is {spec.concurrency}, and a warm pod runs one invocation at a time"
     if parse_quantity(spec.memory) > parse_quantity(memory_limit):
         return f"spec.memory {spec.memory} is above the warm pods' limit of {memory_limit}"
     return _variable_at_start(function)

@@ -44,7 +44,7 @@ def pause(elapsed: float, dialling: int) -> float:
 
 class Dialer:
     """`clock` gives seconds since the epoch, for the phases of cold starts; `on_pool_pod` is called with a pod whose agent
-    says that it is no function's."""
+    says that it is no function's, or another's."""
 
     def __init__(self, dispatcher: Dispatcher, upstream: Upstream, clock: Callable[[], float] = time.time) -> None:
         self.on_pool_pod: Callable[[PodState], None] = lambda _: None
@@ -106,18 +106,20 @@ class Dialer:
             except asyncio.CancelledError:
                 connection.close()
                 raise
-            if status == 503 and _state(body) == wire.INIT_FAILED:
+            state, function = read_ready(body)
+            if state == wire.POOL or (function and function != pod.function.key):
+                # not ours, or not any more: the request that was to make it ours did not arrive
+                connection.close()
+                self.on_pool_pod(pod)
+                return True
+            if status == 503 and state == wire.INIT_FAILED:
                 if pod.status is not PodStatus.INIT_FAILED:
                     logger.info("a pod's init failed", extra={"function": pod.function.key, "pod": pod.pod.name})
                     self._dispatcher.set_status(pod, PodStatus.INIT_FAILED)
                 await asyncio.sleep(_FAILED_PAUSE)
-            elif status == 503 and _state(body) == wire.DRAINING:
+            elif status == 503 and state == wire.DRAINING:
                 connection.close()
                 self._dispatcher.set_status(pod, PodStatus.DRAINING)
-                return True
-            elif status == 200 and _state(body) == wire.POOL:
-                connection.close()
-                self.on_pool_pod(pod)
                 return True
             elif status == 503:
                 await asyncio.sleep(0.01)
@@ -159,8 +161,10 @@ async def ask_ready(connection: Connection, host: str, wait: int, timeout: float
         connection.pool.upstream.active.discard(connection)
 
 
-def _state(body: bytes) -> str:
+def read_ready(body: bytes) -> tuple[str, str]:
+    """The state and the function (`namespace/name`) that an agent's readiness names; empty where there is none."""
     try:
-        return str(json.loads(body).get("state", ""))
+        answer = json.loads(body)
+        return str(answer.get("state", "")), str(answer.get("function", ""))
     except (ValueError, AttributeError):
-        return ""
+        return "", ""

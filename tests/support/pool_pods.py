@@ -36,6 +36,8 @@ class FakePoolPod:
     """Status line and reason."""
     hold: asyncio.Event | None = None
     """Answer events only once this is set."""
+    late: asyncio.Event | None = None
+    """Take the function only once this is set."""
     break_off: bool = False
     forget: bool = False
     """Break off, and be nobody's still."""
@@ -68,6 +70,8 @@ class FakePoolPod:
         except Refused as refused:
             return self.refusal("403 Forbidden", refused.reason)
         self.received.append((request, got))
+        if self.late is not None:
+            await self.late.wait()
         if self.break_off:
             if not self.forget:
                 self.become(got)
@@ -131,3 +135,8 @@ class Pools:
     @property
     def free(self):
         return self.pools.vacancies.free("default", RUNTIME)
+
+
+def parts(header):
+    path, *pairs = header.split(";")
+    return path, {name: float(value) for name, _, value in (pair.partition("=") for pair in pairs)}

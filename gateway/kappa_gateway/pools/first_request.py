@@ -1,8 +1,15 @@
 """The first request to a claimed pod: it makes the pod the function's and runs the event there."""
 
+import asyncio
+import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from kappa_core.errors import KappaError
+from kappa_gateway.dialer import READY_WAIT, ask_ready, read_ready
+from kappa_gateway.pools.claim import CONNECT_TIMEOUT, Stage
+from kappa_gateway.state import PodStatus
 
 if TYPE_CHECKING:
     from kappa_gateway.connection import Connection
@@ -10,6 +17,8 @@ if TYPE_CHECKING:
     from kappa_gateway.state import PodState
 
 logger = logging.getLogger(__name__)
+
+_PAUSE: Final = 0.02
 
 
 async def specialize(
@@ -47,4 +56,20 @@ async def specialize(
         reason = await exchange.read_refusal(connection) or reason
     finally:
         pools.refused(pod, reason)
+    return False
+
+
+async def until_taken(pod: "PodState") -> bool:
+    """Ask the pod whose it is, beside its first request: True once it is the function's and ready, False when that request
+    has ended."""
+    claim = pod.claim
+    while claim is not None and claim.stage is Stage.SENT and pod.status is PodStatus.READY:
+        with contextlib.suppress(OSError, KappaError):
+            connection = await claim.pool.connect(CONNECT_TIMEOUT)
+            status, body = await ask_ready(connection, pod.pod.host or "", READY_WAIT, READY_WAIT + 5)
+            if status == 200 and read_ready(body)[1] == pod.function.key:
+                claim.pool.put(connection)
+                return True
+            connection.close()
+        await asyncio.sleep(_PAUSE)
     return False

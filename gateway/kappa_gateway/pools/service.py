@@ -1,5 +1,6 @@
 """Pools as the gateway uses them: claims pods for requests that would wait, and says what became of each claim."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from kappa_gateway.backend import Pod, PoolPod
 from kappa_gateway.pools.claim import Claim, Stage
 from kappa_gateway.pools.claims import decide
 from kappa_gateway.pools.code import CodeCache
+from kappa_gateway.pools.first_request import until_taken
 from kappa_gateway.pools.request import config_of, specialize_request
 from kappa_gateway.pools.sharing import Sharing
 from kappa_gateway.pools.signing import signer
@@ -30,6 +32,9 @@ FETCH_TIMEOUT: Final = 125.0
 _TELL_AFTER: Final = 0.05
 """Seconds after which the operator is told of a claim whose answer is not here yet. What it does then costs processor
 time that the cold start had better have."""
+_ASK_AFTER: Final = 0.02
+"""Seconds after which a pod that can run several invocations is asked whether it is the function's, though its first
+answer is not here yet."""
 _RELABEL_TIMEOUT: Final = 10.0
 """Seconds in which a claimed pod that has left its pool must be seen as the function's."""
 _SHUN: Final = 60.0
@@ -54,6 +59,7 @@ class Pools:
         self.sharing = Sharing(self, gateway)
         self._claiming = False
         self._looks: dict[FunctionState, float] = {}
+        self._asking: set[asyncio.Task[None]] = set()
 
     # -- what the backend tells
 
@@ -191,6 +197,8 @@ class Pools:
         )
         claim.stage = Stage.SENT
         self._gateway.loop.call_later(_TELL_AFTER, self._tell, state)
+        if function.spec.concurrency > 1:
+            self._gateway.loop.call_later(_ASK_AFTER, self._ask, state)
         return data
 
     def start_timeout(self, state: PodState) -> float:
@@ -203,6 +211,7 @@ class Pools:
         claim = state.claim
         assert claim is not None
         claim.stage = Stage.DONE
+        self._open(state)
         # in the loop's next turn: the answer leaves first
         self._gateway.loop.call_soon(self._tell, state)
 
@@ -274,6 +283,9 @@ class Pools:
         )
 
     async def close(self) -> None:
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
         await self.sharing.close()
         await self.vacancies.close()
         await self.code.close()
@@ -286,6 +298,22 @@ class Pools:
             return
         claim.told = True
         self._gateway.demand.claimed(state.function, claim.as_told(state.function.name))
+
+    def _ask(self, state: PodState) -> None:
+        """Its first invocation takes a while: the others need not wait for its end."""
+        task = self._gateway.loop.create_task(self._until_taken(state), name=f"ask {state.pod.name} whose it is")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _until_taken(self, state: PodState) -> None:
+        if await until_taken(state):
+            self._open(state)
+
+    def _open(self, state: PodState) -> None:
+        """All slots of the pod may be used; until it has taken the function, its first request alone is for it."""
+        function = state.function.function
+        if function is not None and state.capacity != function.spec.concurrency:
+            self._gateway.dispatcher.set_capacity(state, function.spec.concurrency)
 
     def _give_up(self, state: PodState) -> None:
         self._claims.pop((state.pod.namespace, state.pod.name), None)

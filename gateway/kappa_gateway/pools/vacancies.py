@@ -8,7 +8,6 @@ took is noticed before the platform says so.
 import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from kappa_core import wire
 from kappa_core.errors import KappaError
 from kappa_gateway.backend import Pod, PoolPod
 from kappa_gateway.connection import Connection
-from kappa_gateway.dialer import READY_WAIT, ask_ready, pause
+from kappa_gateway.dialer import READY_WAIT, ask_ready, pause, read_ready
 from kappa_gateway.state import FunctionState, PodState
 from kappa_gateway.upstream import Pool, Upstream
 
@@ -180,7 +179,7 @@ class Vacancies:
             except asyncio.CancelledError:
                 connection.close()
                 raise
-            state, function = _read(body)
+            state, function = read_ready(body)
             if function or state == wire.DRAINING or (status == 200 and state != wire.POOL):
                 vacancy.free = False
                 logger.debug("a pool pod is taken", extra={"pod": vacancy.pod.name, "function": function})
@@ -203,12 +202,3 @@ class Vacancies:
                     await pool.broken.wait()
             if pool.take() is not connection:
                 return False
-
-
-def _read(body: bytes) -> tuple[str, str]:
-    """The state and the function that an agent's readiness names; empty where there is none."""
-    try:
-        answer = json.loads(body)
-        return str(answer.get("state", "")), str(answer.get("function", ""))
-    except (ValueError, AttributeError):
-        return "", ""

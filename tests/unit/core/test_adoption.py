@@ -90,6 +90,9 @@ def test_a_takeover_leaves_nothing_of_the_pool() -> None:
     before = raw_pod(labels={names.LABEL_POOL: "python3.13", names.POD_TEMPLATE_HASH: "x"})
     patch = adoption.takeover(pod_facts(before), function(), REVISION)["metadata"]
     assert patch["uid"] == "uid-p"
+    assert patch["annotations"][names.ANNOTATION_CONCURRENCY] == "1"
+    wide = adoption.takeover(pod_facts(before), function(concurrency=5), REVISION)["metadata"]
+    assert wide["annotations"][names.ANNOTATION_CONCURRENCY] == "5"
     labels = {**before["metadata"]["labels"], **patch["labels"]}
     after = raw_pod(labels={k: v for k, v in labels.items() if v is not None}, annotations=patch["annotations"])
     facts = pod_facts(after)

@@ -52,7 +52,6 @@ def test_who_uses_the_pool(spec: dict[str, Any]) -> None:
         ({"env": [{"name": "PYTHONHASHSEED", "value": "0"}]}, "spec.env PYTHONHASHSEED"),
         ({"env": [{"name": "LD_PRELOAD", "value": "x.so"}]}, "spec.env LD_PRELOAD"),
         ({"env": [{"name": "A", "value": "$(B)"}, {"name": "B", "value": "1"}]}, "spec.env A refers to $(B)"),
-        ({"concurrency": 2}, "spec.concurrency is 2"),
         ({"memory": "513Mi"}, "spec.memory 513Mi is above the warm pods' limit of 512Mi"),
     ],
 )
