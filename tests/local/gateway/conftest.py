@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from pool_pods import PRIVATE_KEY, Pools, pool_function
 
 from kappa_core.function import Function
 from kappa_gateway.backend import Pod, Sink
@@ -328,3 +329,11 @@ class Tools:
 @pytest.fixture
 def tools() -> type[Tools]:
     return Tools
+
+
+@pytest.fixture
+async def pools(tools: type[Tools]) -> AsyncIterator[Pools]:
+    backend = tools.backend()
+    backend.functions = [pool_function(tools), pool_function(tools, "other")]
+    async with tools.running(backend, pool_private_key=PRIVATE_KEY) as run:
+        yield Pools(run, tools)

@@ -3,33 +3,17 @@
 import asyncio
 import json
 import math
-import os
 import re
-import sys
 import time
 
 import pytest
-from pool_pods import KEY, PRIVATE_KEY, RUNTIME, FakePoolPod, Pools, pool_function
+from pool_pods import RUNTIME, FakePoolPod, parts, pool_function
 
 from kappa_core import pool, wire
-from kappa_core.agent_config import PoolConfig
 from kappa_core.scaling import DEFAULT_COLD_START
 from kappa_gateway.backend import Pod, PoolPod
 from kappa_gateway.pools.claims import DOUBLING
 from kappa_gateway.pools.signing import Signer
-
-
-@pytest.fixture
-async def pools(tools):
-    backend = tools.backend()
-    backend.functions = [pool_function(tools), pool_function(tools, "other")]
-    async with tools.running(backend, pool_private_key=PRIVATE_KEY) as run:
-        yield Pools(run, tools)
-
-
-def parts(header):
-    path, *pairs = header.split(";")
-    return path, {name: float(value) for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 async def test_a_request_to_a_cold_function_makes_a_pool_pod_its_own_and_gets_its_answer(pools):
@@ -246,6 +230,48 @@ async def test_long_requests_take_a_pod_each_up_to_max_replicas(pools, tools):
     assert sum(bool(made.received) for made in pools.pods) == 4
 
 
+def invoked(made):
+    return [one.target for one in made.pod.requests if one.target == wire.INVOKE_PATH]
+
+
+async def test_a_pod_with_concurrency_takes_further_requests_while_its_first_one_runs(pools, tools):
+    made, other = await pools.add(hold=asyncio.Event(), late=asyncio.Event()), await pools.add()
+    other.hold, other.late = made.hold, made.late
+    pools.run.sink.put_function(pool_function(tools, concurrency=3))
+    tasks = [asyncio.create_task(pools.run.invoke(body=b"%d" % number)) for number in range(3)]
+    await tools.eventually(lambda: made.received or other.received)
+    if other.received:
+        made, other = other, made
+    # it was asked whose it is, and is nobody's as yet: nothing else is sent there
+    asked = made.pod.connections
+    await tools.eventually(lambda: made.pod.connections >= asked + 2)
+    assert not invoked(made)
+    made.late.set()
+    await tools.eventually(lambda: len(invoked(made)) == 2)
+    assert not other.received
+    made.hold.set()
+    assert [(await task).json() for task in tasks] == [0, 1, 2]
+
+
+async def test_a_pod_with_concurrency_has_all_its_slots_after_a_quick_first_answer(pools, tools):
+    made = await pools.add()
+    pools.run.sink.put_function(pool_function(tools, concurrency=3))
+    assert (await pools.run.invoke(body=b"1")).json() == 1
+    assert pools.function().pods[made.name].capacity == 3
+
+
+async def test_a_pod_that_became_another_functions_is_not_given_this_ones_requests(pools, tools):
+    """The request that was to make it this function's broke off, and another gateway was quicker."""
+    made = await pools.add(break_off=True, forget=True)
+    made.pod.ready_answer = tools.response(b'{"state":"ready","function":"default/other","revision":"x"}')
+    assert (await pools.run.invoke(body=b"1")).status == 500
+    waiting = asyncio.create_task(pools.run.invoke(body=b"2"))
+    await tools.eventually(lambda: not pools.function().pods)
+    await pools.run.add_pod()
+    assert (await waiting).json() == 2
+    assert not invoked(made)
+
+
 async def test_a_function_that_is_not_for_the_pool_claims_nothing(pools, tools):
     made = await pools.add()
     pools.run.sink.put_function(tools.function())
@@ -308,59 +334,6 @@ async def test_a_pod_that_another_gateway_took_is_noticed_and_left_alone(pools, 
     assert not made.received
     await pools.run.add_pod()
     assert (await waiting).json() == 1
-
-
-async def agent(tmp_path, number):
-    """A real agent in a pool; the process and what the platform would say of it."""
-    read_end, write_end = os.pipe()
-    root = tmp_path / f"task-{number}"
-    root.mkdir()
-    config = PoolConfig(
-        pool_public_key=Signer(KEY).public_key,
-        pod_uid=f"uid-{number}",
-        runtime=RUNTIME,
-        task_root=str(root),
-        host="127.0.0.1",
-        port=0,
-        runtime_api_port=0,
-        announce_fd=write_end,
-        parent_death=True,
-    )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "kappa_runtime",
-        env={"PATH": os.environ["PATH"], **config.to_env()}, pass_fds=(write_end,), stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(write_end)
-    with os.fdopen(read_end) as announced:
-        port = json.loads(await asyncio.to_thread(announced.readline))["port"]
-    return process, PoolPod("default", RUNTIME, f"pool-{number}", f"uid-{number}", "127.0.0.1", port)
-
-
-async def test_phases_of_real_processes_add_up_on_both_paths(pools, tools, tmp_path):
-    process, pod = await agent(tmp_path, 0)
-    try:
-        pools.run.sink.put_pool_pod(pod)
-        await tools.eventually(lambda: pools.free, 20)
-        code = "import os\n\ndef handler(event, context):\n    return {'env': os.environ['GREETING'], 'id': context.aws_request_id}\n"
-        pools.run.sink.put_function(
-            pool_function(
-                tools, code={"inline": code}, env=[{"name": "A", "value": "x"}, {"name": "GREETING", "value": "$(A)y"}]
-            )
-        )
-        began = time.perf_counter()
-        got = await pools.run.invoke()
-        took = (time.perf_counter() - began) * 1000
-        assert got.json() == {"env": "xy", "id": got.header("x-amzn-requestid")}
-        path, found = parts(got.header(wire.COLD_START))
-        assert path == "pool"
-        total = found.pop("total")
-        assert sum(found.values()) == pytest.approx(total, rel=0.05)
-        assert total <= took
-        assert found["init"] > 0
-        assert found["run"] > 0
-    finally:
-        process.kill()
-        await process.wait()
 
 
 @pytest.mark.parametrize(("said", "mean"), [("12.50", 0.0125), ("nan", None), ("soon", None), ("-1", None)])
