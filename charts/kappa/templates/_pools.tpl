@@ -16,6 +16,26 @@
 {{- .Values.pools.existingSecret | default (printf "%s-pools" (include "kappa.fullname" .)) -}}
 {{- end -}}
 
+{{/* The key in base64 as a Secret has it, twice: an existing one, else a new one, the same wherever a render asks for it.
+Empty where existingSecret is not seen (helm template). */}}
+{{- define "kappa.poolPrivateKey" -}}
+{{- if not (hasKey .Values.pools "foundKey") -}}
+{{- $found := (lookup "v1" "Secret" .Release.Namespace (include "kappa.poolSecret" .)).data | default dict -}}
+{{- $new := ternary "" (randBytes 32 | b64enc) (not (empty .Values.pools.existingSecret)) -}}
+{{- $_ := set .Values.pools "foundKey" (index $found "private-key" | default $new) -}}
+{{- end -}}
+{{- .Values.pools.foundKey -}}
+{{- end -}}
+
+{{/* Of the pods that have the key in a variable: another key is another pod template, so that none is left with the old one. */}}
+{{- define "kappa.poolKeyAnnotation" -}}
+{{- if include "kappa.pools" . -}}
+{{- with include "kappa.poolPrivateKey" . -}}
+kappa.run/pool-key-hash: {{ sha256sum . | trunc 16 | quote }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "kappa.poolKey" -}}
 - name: {{ .name }}
   valueFrom: {secretKeyRef: {name: {{ include "kappa.poolSecret" .root }}, key: private-key}}

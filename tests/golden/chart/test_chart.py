@@ -22,6 +22,7 @@ from kappa_operator.settings import Settings as OperatorSettings
 HERE = Path(__file__).parent
 CHART = HERE.parents[2] / "charts" / "kappa"
 CRD_FILE = CHART / "files" / "kappa.run_functions.yaml"
+KEY_HASH = "kappa.run/pool-key-hash"
 SETS = ("default", "everything", "namespaced", "existing_nats")
 
 
@@ -63,6 +64,11 @@ def test_the_chart_renders_as_in_the_golden_file(name: str) -> None:
     for each in objects:
         if each["kind"] == "Secret":
             each["data"] = {key: f"{len(base64.b64decode(text))} bytes" for key, text in each["data"].items()}
+        elif "template" in each.get("spec", {}):
+            annotations = each["spec"]["template"]["metadata"].get("annotations", {})
+            if KEY_HASH in annotations:
+                # of a key that each render makes anew
+                annotations[KEY_HASH] = f"{len(annotations[KEY_HASH])} digits"
         elif each["metadata"]["name"].endswith("-dashboard"):
             assert json.loads(each["data"].pop("kappa.json"))["title"] == "Kappa"
     text = yaml.dump_all(objects, Dumper=Readable, sort_keys=True, width=120)
@@ -232,6 +238,21 @@ def test_the_pools_key_is_one_that_gateway_and_operator_can_read(monkeypatch: py
     assert OperatorSettings().pools().public_key == sign.public_key
     (other,) = [each for each in render() if each["metadata"]["name"] == "kappa-pools"]
     assert other["data"] != secret["data"], "every installation has a key of its own"
+
+
+@pytest.mark.helm
+def test_another_pools_key_is_another_pod_template_of_all_that_read_it() -> None:
+    def hashes(*arguments: str) -> list[str | None]:
+        parts = [each for each in render(*arguments) if each["kind"] == "Deployment"]
+        assert len(parts) == 2
+        return [part["spec"]["template"]["metadata"].get("annotations", {}).get(KEY_HASH) for part in parts]
+
+    first, second = hashes(), hashes()
+    assert first[0] == first[1] is not None
+    # nothing is found where a chart is only rendered: each time a Secret is new
+    assert first != second
+    assert hashes("--set", "pools.existingSecret=pool-key") == [None, None]
+    assert hashes("--set", "pools.size=0") == [None, None]
 
 
 @pytest.mark.helm
