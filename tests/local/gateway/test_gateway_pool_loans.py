@@ -34,6 +34,10 @@ class Gateways:
     def function(self, run):
         return run.gateway.registry.get("default", "hello")
 
+    @staticmethod
+    def borrower(run):
+        return run.gateway.pools.sharing._borrower
+
     def free(self, run):
         return run.gateway.pools.vacancies.free("default", RUNTIME)
 
@@ -107,7 +111,7 @@ async def test_a_gateway_without_peers_that_answer_waits_for_the_deployment(gate
         await both.add()
         borrower.sink.replace_peers([Peer("gateway-1", "127.0.0.9"), Peer("gateway-2", "127.0.0.9")])
         waiting = asyncio.create_task(borrower.invoke(body=b"1"))
-        await both.tools.eventually(lambda: both.function(borrower) in borrower.gateway.pools.sharing._borrower._paused)
+        await both.tools.eventually(lambda: both.function(borrower) in both.borrower(borrower)._paused)
         assert both.free(borrower) == 0 or both.function(borrower).waiters
         await borrower.add_pod()
         assert (await waiting).json() == 1
@@ -131,7 +135,7 @@ async def test_all_bursts_together_stay_within_max_replicas_and_use_them_up(gate
         for _ in range(3):
             for run in all_three.runs:
                 run.gateway.pools.look(all_three.function(run))
-            await asyncio.sleep(0.05)
+            await all_three.tools.eventually(lambda: not any(all_three.borrower(run)._tasks for run in all_three.runs))
         assert len(all_three.taken) == most
         hold.set()
         for made in all_three.pods:
@@ -194,9 +198,9 @@ async def test_nobody_but_a_gateway_gets_a_loan(gateways):
                     assert "the request is refused" in (await answer.json())["Message"]
             async with session.get(url) as answer:
                 assert answer.status == 404
-        borrower.gateway.pools.sharing._borrower._sign = Signer(bytes(32))
+        both.borrower(borrower)._sign = Signer(bytes(32))
         waiting = asyncio.create_task(borrower.invoke(body=b"1"))
-        await both.tools.eventually(lambda: both.function(borrower) in borrower.gateway.pools.sharing._borrower._paused)
+        await both.tools.eventually(lambda: both.function(borrower) in both.borrower(borrower)._paused)
         assert both.taken == []
         await borrower.add_pod()
         assert (await waiting).json() == 1
