@@ -51,6 +51,13 @@ PRINTER_COLUMNS: Final[tuple[Schema, ...]] = (
         "description": "Why it is ready or not.",
         "priority": 1,  # kubectl get -o wide
     },
+    {
+        "name": "Cold-Start",
+        "type": "string",
+        "jsonPath": ".status.coldStart.path",
+        "description": "How a cold start gets its pod: Pool or Deployment; status.coldStart.reason says why.",
+        "priority": 1,
+    },
 )
 
 _ROOT_DESCRIPTIONS: Final = {

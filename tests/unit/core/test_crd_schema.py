@@ -103,7 +103,7 @@ def test_the_crd_has_the_names_people_type() -> None:
     (version,) = spec["versions"]
     assert version["subresources"] == {"status": {}}
     columns = {column["name"]: column.get("priority", 0) for column in version["additionalPrinterColumns"]}
-    assert columns == {"Runtime": 0, "Ready": 0, "Replicas": 0, "URL": 0, "Age": 0, "Reason": 1}
+    assert columns == {"Runtime": 0, "Ready": 0, "Replicas": 0, "URL": 0, "Age": 0, "Reason": 1, "Cold-Start": 1}
 
 
 @pytest.fixture
