@@ -24,7 +24,7 @@ USE_SECONDS: Final = 2.0
 _RELABEL_SECONDS: Final = 10.0
 """In which a pod that has left its pool must be seen as the function's."""
 _STALE_SECONDS: Final = 60.0
-_DOMAIN: Final = b"kappa loan\n"
+CONTEXT: Final = b"kappa.run/loan/v1\0"
 """Before what is signed: the same key signs other messages too."""
 MAX_BYTES: Final = 4096
 
@@ -58,7 +58,7 @@ def encode(request: LoanRequest, sign: Callable[[bytes], bytes]) -> tuple[bytes,
             "askedAt": request.asked_at,
         }
     ).encode()
-    return body, base64.b64encode(sign(_DOMAIN + body)).decode()
+    return body, base64.b64encode(sign(CONTEXT + body)).decode()
 
 
 def read(
@@ -66,7 +66,7 @@ def read(
 ) -> LoanRequest:
     """Raises `Refused` for what no gateway of this installation has signed, or not for `lender`, or long ago."""
     try:
-        signed = verify(_DOMAIN + body, base64.b64decode(signature, validate=True))
+        signed = verify(CONTEXT + body, base64.b64decode(signature, validate=True))
     except binascii.Error:
         signed = False
     if not signed:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappa_gateway.backend import Pod
-from kappa_gateway.pools.loans import LOAN_SECONDS, Lent, LoanRequest, Refused, encode, read
+from kappa_gateway.pools.loans import CONTEXT, LOAN_SECONDS, Lent, LoanRequest, Refused, encode, read
 from kappa_gateway.pools.signing import Signer
 from kappa_gateway.state import FunctionState, PodState, PodStatus
 
@@ -67,7 +67,7 @@ def test_signed_nonsense_is_refused(body):
 
 
 def _signature(body):
-    return base64.b64encode(SIGNER(b"kappa loan\n" + body))
+    return base64.b64encode(SIGNER(CONTEXT + body))
 
 
 def test_a_signature_of_another_kind_of_message_is_none():
