@@ -18,7 +18,7 @@ from kappa_runtime import code, environment
 
 TYPE_CHECKING = False  # `typing` and `collections` would be loaded for annotations alone
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 BACKLOG = 1024
 
@@ -173,6 +173,28 @@ def spawn(argv: list[str], env: Mapping[str, str], cwd: str, *, parent_death: bo
         os.write(2, f"{argv[0]} cannot be started in {cwd}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(127)
+
+
+def run(main: Callable[[], int], env: Mapping[str, str], cwd: str, *, parent_death: bool) -> Child:
+    """As `spawn`, of a program whose modules are loaded: `main` gives its exit status. Raises `OSError` like it."""
+    child = fork(cwd, parent_death=parent_death)
+    if child is not None:
+        return child
+    status = 1
+    try:
+        _signal.set_wakeup_fd(-1)
+        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGCHLD):
+            _signal.signal(number, _signal.SIG_DFL)
+        # the agent's connections would stay open as long as this runs
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        os.environ.clear()
+        os.environ.update(env)
+        status = main()
+        sys.stdout.flush()
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(status)
 
 
 def fork(cwd: str, *, parent_death: bool) -> Child | None:

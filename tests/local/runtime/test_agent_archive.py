@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import os
 import threading
 import zipfile
 
@@ -11,6 +12,8 @@ import pytest
 
 class Files(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        self.server.asked.append(self.path)
+        assert self.server.held.wait(30)
         status, body = self.server.files.get(self.path, (404, b"no such key"))
         if self.path in self.server.flaky:
             self.server.flaky.remove(self.path)
@@ -36,6 +39,9 @@ def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as serving:
         serving.files = {}
         serving.flaky = set()
+        serving.asked = []
+        serving.held = threading.Event()
+        serving.held.set()
         serving.url = f"http://127.0.0.1:{serving.server_address[1]}"
         thread = threading.Thread(target=serving.serve_forever, args=(0.01,))
         thread.start()
@@ -154,3 +160,42 @@ def test_an_archive_that_is_nowhere_is_told_of_by_its_own_url(agents, server):
     message = agent.ready().json["errorMessage"]
     assert f"{server.url}/code.zip cannot be fetched: HTTP 404" in message
     assert COPY not in message
+
+
+def descriptors(agent):
+    return os.listdir(f"/proc/{agent.process.pid}/fd")
+
+
+S3_ENV = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+
+
+@pytest.mark.parametrize("url", ["{server}/code.zip", "s3://bucket/code.zip"])
+def test_a_pool_pod_fetches_as_others_do_and_goes_on_as_it_was(agents, server, url, wait_until):
+    server.files |= {"/code.zip": (200, GOOD), "/bucket/code.zip": (200, GOOD)}
+    agent = agents.start_pool()
+    before = descriptors(agent)
+    sha256 = hashlib.sha256(GOOD).hexdigest()
+    config = {"code_archive_url": url.format(server=server.url), "code_archive_sha256": sha256}
+    reply = agent.specialize("", {}, env={"AWS_ENDPOINT_URL": server.url, **S3_ENV}, **config)
+    assert reply.json == 42
+    assert agent.invoke().json == 42
+    assert len(agent.runtimes()) == 1
+    # its Runtime API's connection and its process's output come and go with their process
+    wait_until(lambda: len(descriptors(agent)) <= len(before), "it has closed what it opened")
+    assert agent.stop() == 0
+
+
+def test_a_pool_pod_that_is_told_to_stop_ends_its_fetching(agents, server, wait_until):
+    server.files["/code.zip"] = (200, GOOD)
+    server.held.clear()
+    agent = agents.start_pool()
+    config = {"code_archive_url": f"{server.url}/code.zip", "drain_timeout": 0.5}
+    replies = []
+    caller = threading.Thread(target=lambda: replies.append(agent.specialize("", {}, **config)))
+    caller.start()
+    wait_until(lambda: server.asked, "it fetches")
+    assert len(agent.runtimes()) == 2, "the one that waits, and the one that fetches"
+    assert agent.stop() == 0
+    caller.join(10)
+    assert "drain timeout" in replies[0].json["errorMessage"]
+    server.held.set()
