@@ -2,6 +2,7 @@
 
 import base64
 import json
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,9 @@ class Pools:
     eventually: Any
 
     def free(self, namespace: str) -> list[dict[str, Any]]:
-        """Its pods that are ready."""
+        """Its pods that are ready, and nobody's: they say so themselves."""
         pods = self.kubectl.items("get", "pods", "-l", f"{names.LABEL_POOL}=python3.13", namespace=namespace)
-        return [pod for pod in pods if _is_ready(pod)]
+        return [pod for pod in pods if _is_ready(pod) and _is_nobodys(pod)]
 
     def wait_for_free(self, namespace: str, count: int = 2) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.eventually(
@@ -108,3 +109,12 @@ def pool_key(kubectl: Any) -> Callable[[], SigningKey]:
 def _is_ready(pod: dict[str, Any]) -> bool:
     conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", [])}
     return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _is_nobodys(pod: dict[str, Any]) -> bool:
+    url = f"http://{pod['status']['podIP']}:8080{wire.READY_PATH}"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(json.load(answer)["state"] == wire.POOL)
+    except OSError:
+        return False
