@@ -182,6 +182,18 @@ async def test_it_is_replaced_when_it_is_killed(adopted: Any, kubectl: Any, even
     eventually(lambda: len(adopted.pods()) == adopted.get()["status"]["readyReplicas"] == 1, timeout=30)
 
 
+async def test_it_is_replaced_when_its_container_is_restarted(adopted: Any, kubectl: Any, eventually: Any) -> None:
+    """Its agent is a pool's again then, and what it was told is lost."""
+    (pod,) = adopted.pods()
+    name = pod["metadata"]["name"]
+    kill = "import os; [os.kill(int(one), 9) for one in os.listdir('/proc') if one.isdigit() and int(one) not in (1, os.getpid())]"
+    kubectl("exec", name, "--", "/opt/kappa/bin/python", "-c", kill, namespace=adopted.namespace)
+    answer = await adopted.invoke()
+    assert (answer.status, answer.json()["version"]) == (200, 1)
+    assert answer.json()["pod"] != name
+    eventually(lambda: name not in [pod["metadata"]["name"] for pod in adopted.settled()], timeout=60)
+
+
 def _all_named(function: Any, prefix: str) -> bool:
     """Whether it has pods, and all of them have names that begin so."""
     found = [pod["metadata"]["name"] for pod in function.pods()]
