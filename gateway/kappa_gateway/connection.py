@@ -209,7 +209,8 @@ class Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._bad(f"its answer is no HTTP ({error})")
+            ours = isinstance(error, httptools.HttpParserCallbackError)
+            self._bad(f"its answer is no HTTP ({error.__context__ if ours else error})")
             return
         if self._head_done:
             if self.size > HIGH_WATER and not self.complete and not self._paused:
@@ -244,6 +245,8 @@ class Connection(asyncio.Protocol):
                 raise ValueError("it changed the protocol though nobody asked")
             self._interim = True
             return
+        if status > 599:
+            raise ValueError(f"status {status} is none of HTTP's")
         self.status = status
         self._head_done = True
         if self._is_head:

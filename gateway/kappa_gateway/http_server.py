@@ -3,12 +3,18 @@
 - A request head must come within a time and a size; a connection that stays silent is closed.
 - A client that disconnects is told of at once (`on_disconnect`): in ASGI the handler would have to ask for it.
 - What is no HTTP gets 400 in the gateway's own form, and never into the middle of another answer.
+- A connection that is closed with bytes unread is reset, and a reset takes an answer with it that the client has not
+  read yet. So a client that still sends is read on for a while (`_Outlet.close`), and a stop takes no request away that
+  lies in a connection already (`shutdown`).
 
 uvicorn's protocol class is semi-internal: pyproject.toml pins its minor version, and tests/contract watches what is used.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
+import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -26,6 +32,10 @@ CLIENT: Final = "kappa.client"
 GATEWAY: Final = "kappa.gateway"
 """In the server's state: the `Gateway`."""
 MAX_HEAD_BYTES: Final = 64 * 1024
+LINGER: Final = 10.0
+"""Seconds for which a client that still sends is read after the last answer."""
+FIRST_WORD: Final = 0.5
+"""Seconds that a client which connected just before a stop has for its first bytes."""
 _PHRASES: Final = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
@@ -40,6 +50,11 @@ class ClientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._outlet = _Outlet(self)
+        self._last = False
+        """Whether the next request is the last one."""
+        self._deaf = False
+        """Whether what comes is thrown away: the last answer is given, or was promised."""
         self._head_bytes = 0
         self._head_deadline = self.loop.time() + self.gateway.settings.head_timeout
         """When the head that is awaited must be here; 0 while none is."""
@@ -49,18 +64,16 @@ class ClientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        callback, self.on_disconnect = self.on_disconnect, None
-        if callback is not None:
-            callback()
+        self._tell_disconnect()
 
     def data_received(self, data: bytes) -> None:
-        if self.parser is None or self.transport.is_closing():
+        if self._deaf or self.parser is None or self.transport.is_closing():
             return
         if not self._head_deadline and (self.cycle is None or self.cycle.response_complete):
             self._head_deadline = self.loop.time() + self.gateway.settings.head_timeout
             self._head_bytes = 0
         super().data_received(data)
-        if self._head_deadline:
+        if self._head_deadline and not self._deaf:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.refuse(431, f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
@@ -72,6 +85,10 @@ class ClientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_deadline = 0.0
         super().on_headers_complete()
+        if self.cycle is not None:  # an upgrade to WebSocket makes none
+            self.cycle.transport = self._outlet  # type: ignore[assignment]  # tests/contract: it has all that is used
+            if self._last:
+                self.cycle.keep_alive = False
 
     @property
     def body_is_here(self) -> bool:
@@ -95,6 +112,21 @@ class ClientProtocol(HttpToolsProtocol):
             else:
                 self.transport.close()
 
+    def shutdown(self) -> None:
+        """The server stops: close, unless a request is being served, lies here unread, or must be on its way."""
+        if self.transport.is_closing():
+            return
+        self._last = True
+        soon = self.loop.time() + FIRST_WORD
+        if self._deaf and self._head_deadline:
+            self._head_deadline = min(self._head_deadline, soon)
+        elif self.cycle is None:
+            self._head_deadline = self._head_deadline if self._head_bytes else soon
+        elif not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        elif not self._head_deadline and not _has_unread(self.transport):
+            self.transport.close()
+
     def send_400_response(self, msg: str) -> None:
         self.refuse(400, "this is no valid HTTP/1.1 request")
 
@@ -102,16 +134,47 @@ class ClientProtocol(HttpToolsProtocol):
         """An upgrade that is not offered is ignored, as RFC 9110 §7.8 has it, and no news."""
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer and close; only close if another answer is being written."""
+        """Answer and close; where requests before this one are being answered, close after the last of them."""
         self.gateway.metrics.refuse(f"Http{status}")
-        if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.more_body and not self.cycle.response_started:
-                # the very request that is being read turned out to be broken
-                self._write_refusal(status, message)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._write_refusal(status, message)
+            self.linger()
+        elif not cycle.more_body:
+            self._deaf = True
+            cycle.keep_alive = False
+        elif cycle.response_started or self.pipeline:
             self.transport.close()
+        else:
+            # the very request that is being read turned out to be broken
+            self._write_refusal(status, message)
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._tell_disconnect()
+            self.linger()
+
+    def close(self) -> None:
+        """Close after what was written; gently if the client still sends."""
+        if self._deaf or self.pipeline or (self.cycle is not None and self.cycle.more_body):
+            self.linger()
+        else:
+            self.transport.close()
+
+    def linger(self) -> None:
+        """No more is written; what comes is thrown away until the client closes, for a while."""
+        if self.transport.is_closing():
             return
-        self._write_refusal(status, message)
-        self.transport.close()
+        self._deaf = True
+        self._head_bytes = 0
+        self._head_deadline = self.loop.time() + LINGER
+        with contextlib.suppress(OSError):  # the client has gone, which nobody told us yet
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _tell_disconnect(self) -> None:
+        callback, self.on_disconnect = self.on_disconnect, None
+        if callback is not None:
+            callback()
 
     def _write_refusal(self, status: int, message: str) -> None:
         body = json.dumps({"Type": "User", "Message": message}).encode()
@@ -120,6 +183,23 @@ class ClientProtocol(HttpToolsProtocol):
             "Connection: close\r\n\r\n".encode()
             + body
         )
+
+
+class _Outlet:
+    """What an answer is written to: the connection's transport, but closed gently."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, protocol: ClientProtocol) -> None:
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.close
+
+
+def _has_unread(transport: "asyncio.Transport") -> bool:
+    """Whether bytes have come that the loop has not read yet."""
+    count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0" * 4)
+    return any(count)
 
 
 def protocol_for(gateway: "Gateway") -> type[ClientProtocol]:

@@ -1,9 +1,12 @@
 """What `kappa_gateway.http_server` and `websocket` use of uvicorn's insides, so that an upgrade that moves it is seen."""
 
 import inspect
+import re
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from kappa_gateway.http_server import _Outlet
 
 
 def test_the_pinned_minor_version():
@@ -32,11 +35,33 @@ def test_the_methods_that_are_extended_exist():
 
 def test_the_attributes_that_are_read_are_set():
     protocol = inspect.getsource(HttpToolsProtocol.__init__)
-    for name in ("self.cycle", "self.connections", "self.transport", "self.parser", "self.scope", "self.loop"):
+    for name in (
+        "self.cycle",
+        "self.connections",
+        "self.transport",
+        "self.parser",
+        "self.scope",
+        "self.loop",
+        "self.flow",
+        "self.pipeline",
+    ):
         assert name in protocol, name
     cycle = inspect.getsource(RequestResponseCycle.__init__)
-    for name in ("disconnected", "more_body", "response_started", "response_complete"):
+    for name in (
+        "disconnected",
+        "more_body",
+        "response_started",
+        "response_complete",
+        "keep_alive",
+        "message_event",
+        "transport",
+    ):
         assert f"self.{name}" in cycle, name
+
+
+def test_an_answer_uses_no_more_of_its_transport_than_the_outlet_has():
+    used = re.findall(r"self\.transport\.(\w+)", inspect.getsource(RequestResponseCycle))
+    assert set(used) == set(_Outlet.__slots__)
 
 
 def test_an_upgrade_hands_the_head_over_as_bytes():

@@ -16,6 +16,8 @@ from kappa_gateway.gateway import Gateway
 from kappa_gateway.server import serve
 from kappa_gateway.settings import Settings
 
+PATIENCE = 30.0
+"""Seconds for an answer: a thousand clients, pods and the gateway share one loop, on a machine that may have much else to do."""
 Responder = Callable[["Request"], Awaitable[bytes | None]]
 
 
@@ -170,7 +172,7 @@ class Client:
         await self.writer.drain()
 
     async def head(self) -> Answer:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.strip().split("\r\n")
         headers = [(line.partition(":")[0], line.partition(":")[2].strip()) for line in lines]
@@ -178,7 +180,7 @@ class Client:
 
     async def answer(self, *, is_head: bool = False) -> Answer:
         answer = await self.head()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             if is_head or answer.status in (204, 304) or answer.status < 200:
                 pass
             elif answer.header("transfer-encoding") == "chunked":
@@ -200,7 +202,7 @@ class Client:
         return await self.answer(is_head=method == "HEAD")
 
     async def at_eof(self) -> bool:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.reader.read(1) == b""
 
     async def close(self) -> None:
