@@ -61,7 +61,7 @@ class CodeCache:
         elif self._settings.address and self._settings.internal_port > 0:
             host = f"[{self._settings.address}]" if ":" in self._settings.address else self._settings.address
             url = f"http://{host}:{self._settings.internal_port}{wire.CODE_PATH}{archive.sha256}"
-            return b"", config.replace(code_archive_url=url)
+            return b"", config.replace(code_archive_copy=url)
         return b"", config
 
     def prefetch(self, archive: ArchiveCode) -> None:

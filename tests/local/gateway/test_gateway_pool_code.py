@@ -92,7 +92,8 @@ async def test_a_large_one_the_pod_asks_the_gateway_for(files, make_cache, tools
     await fetched(cache, tools)
     body, config = cache.for_pod(code, CONFIG)
     assert body == b""
-    assert config.code_archive_url == f"http://10.0.0.9:8081/v1/code/{code.sha256}"
+    assert config.code_archive_copy == f"http://10.0.0.9:8081/v1/code/{code.sha256}"
+    assert config.code_archive_url == CONFIG.code_archive_url, "for where the copy cannot be had"
 
 
 async def test_without_an_address_of_its_own_the_pod_fetches_it_from_where_it_is(files, make_cache, tools):
