@@ -254,6 +254,9 @@ class Dispatcher:
     def _again(self, ticket: Ticket) -> bool:
         """The ticket's slot came to nothing: take another pod, or wait at the place it had."""
         function = ticket.function
+        if function.peak_in_flight == function.in_flight:
+            # it never was in flight: as one that waits it is counted once
+            function.peak_in_flight -= 1
         self.release(ticket)
         if not function.waiters or next(iter(function.waiters)).number > ticket.number:
             pod = self._pick(function) if function.function is not None and function.max_replicas else None

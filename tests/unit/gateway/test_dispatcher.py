@@ -202,6 +202,15 @@ def test_a_pod_that_says_busy_is_left_alone_for_a_while_and_the_request_goes_els
     assert waiting.pod is first
 
 
+def test_a_refused_request_counts_once_as_one_that_waits():
+    """Counted as one in flight too, it would have two pods started."""
+    world = World()
+    world.pod()
+    ticket = world.ask()
+    assert not world.dispatcher.refused(ticket, draining=False)
+    assert (world.function.in_flight, world.function.peak_in_flight, len(world.function.waiters)) == (0, 0, 1)
+
+
 def test_an_alarm_that_rings_a_little_early_counts():
     world = World()
     pod = world.pod()
