@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from kappa_core import names
 from kappa_gateway.state import FunctionState, PodStatus
 
 LOAN_SECONDS: Final = 10.0
@@ -111,16 +112,17 @@ class Lent:
         self._loans: dict[tuple[str, str], _Loan] = {}
 
     def add(self, request: LoanRequest) -> None:
-        function = f"{request.namespace}/{request.function}"
-        self._loans[request.namespace, request.pod] = _Loan(function, request.pod_uid, self._clock() + LOAN_SECONDS)
+        until = self._clock() + LOAN_SECONDS
+        self._loans[request.namespace, request.pod] = _Loan(_key(request), request.pod_uid, until)
 
     def drop(self, namespace: str, pod: str) -> None:
         """A pod of a function is gone."""
         self._loans.pop((namespace, pod), None)
 
     def has(self, request: LoanRequest) -> bool:
+        """Whether this very loan was made before."""
         loan = self._loans.get((request.namespace, request.pod))
-        return loan is not None and loan.uid == request.pod_uid and loan.function.endswith(f"/{request.function}")
+        return loan is not None and (loan.uid, loan.function) == (request.pod_uid, _key(request))
 
     def reserves(self, namespace: str, pod: str) -> bool:
         """Whether the pod is another gateway's to take."""
@@ -153,3 +155,7 @@ class Lent:
             return not free
         loan.left_pool_at = loan.left_pool_at or now
         return now - loan.left_pool_at < _RELABEL_SECONDS
+
+
+def _key(request: LoanRequest) -> str:
+    return names.function_key(request.namespace, request.function)
