@@ -83,7 +83,7 @@ async def test_simultaneous_requests_get_processes_up_to_the_limit(manifest: Any
 async def test_min_replicas_run_before_any_request(manifest: Any, kappa: Any) -> None:
     path = manifest("hello", HELLO)
     path.write_text(path.read_text().replace("maxReplicas", "minReplicas: 1, maxReplicas"))
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     await eventually(local.children, "its process")
 
 
@@ -138,7 +138,7 @@ async def test_a_change_of_scaling_alone_replaces_no_process(manifest: Any, kapp
 
 async def test_a_manifest_that_appears_is_served_and_one_that_goes_is_not(manifest: Any, kappa: Any) -> None:
     manifest("hello", HELLO)
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     second = manifest("second", returning(2))
     await local.says("second: added")
     assert (await local.invoke("second")).json == 2
@@ -335,7 +335,7 @@ def invoke_now(local: KappaLocal, name: str) -> Any:
 
 async def test_a_killed_process_is_started_again(manifest: Any, kappa: Any) -> None:
     manifest("hello", HELLO)
-    local = await kappa()
+    local = await kappa(options=NO_SPARE)
     assert (await local.invoke("hello")).status == 200
     os.kill(min(local.children()), signal.SIGKILL)  # the agent, which started the other one
     await local.says("was killed by signal 9")
