@@ -242,7 +242,10 @@ def test_kubectl_shows_the_columns(api: Api, kubectl: Any) -> None:
         "type": "Ready", "status": "True", "reason": "Deployed",
         "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
     }  # fmt: skip
-    status = {"conditions": [condition], "replicas": 2, "url": "http://gateway/fn/default/shown"}
+    status = {
+        "conditions": [condition], "replicas": 2, "url": "http://gateway/fn/default/shown",
+        "coldStart": {"path": "Pool", "reason": "A cold start takes over a warm pod."},
+    }  # fmt: skip
     resource = f"functions.{api.group}"
     kubectl(
         "patch", resource, "shown", "--subresource=status", "--type=merge", "--patch", json.dumps({"status": status}),
@@ -252,8 +255,8 @@ def test_kubectl_shows_the_columns(api: Api, kubectl: Any) -> None:
     assert header.split() == ["NAME", "RUNTIME", "READY", "REPLICAS", "URL", "AGE"]
     assert row.split()[:-1] == ["shown", "python3.13", "True", "2", "http://gateway/fn/default/shown"]
     header, row = kubectl("get", resource, "shown", "-o", "wide", namespace=api.namespace).splitlines()
-    assert header.split()[-1] == "REASON"
-    assert row.split()[-1] == "Deployed"
+    assert header.split()[-2:] == ["REASON", "COLD-START"]
+    assert row.split()[-2:] == ["Deployed", "Pool"]
 
 
 def test_kubectl_get_all_and_the_short_names_find_functions(api: Api, kubectl: Any, eventually: Any) -> None:
