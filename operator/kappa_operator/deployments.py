@@ -33,6 +33,9 @@ class Writer(Protocol):
 class _Memory:
     """What spares calls; losing it (a restart) costs some, and changes nothing."""
 
+    manifest: Manifest | None = None
+    """The one last looked at; the same object has the same hash."""
+    manifest_hash: str = ""
     desired: str = ""
     """Hash of the manifest last applied."""
     digest: str = ""
@@ -83,7 +86,9 @@ class Deployments:
             return Applied(known, _conflict(record, known.controller), LOOK_AGAIN)
         if known is not None and known.deleting:
             return Applied(None, again=OLD_DEPLOYMENT)
-        want = manifests.template_hash(desired)
+        if memory.manifest is not desired:
+            memory.manifest, memory.manifest_hash = desired, manifests.template_hash(desired)
+        want = memory.manifest_hash
         if known is not None and memory.desired == want and memory.digest == known.digest:
             return Applied(known)
         refused_for = (record.generation, want)

@@ -92,6 +92,8 @@ class Reconciler:
         self._deployments = Deployments(api, cache, scaler.wanted, clock)
         self._missing_since: dict[str, float] = {}
         self._soft: dict[str, float] = {}
+        self._made: dict[str, tuple[tuple[object, ...], Manifest]] = {}
+        """What each manifest was made of, and the manifest: during a cold start it is asked for ten times."""
 
     async def reconcile(self, key: str) -> float | None:
         """Seconds after which to look again, None if only an event can change anything. Raises what the API raises."""
@@ -139,6 +141,7 @@ class Reconciler:
         self._deployments.forget(key)
         self._missing_since.pop(key, None)
         self._soft.pop(key, None)
+        self._made.pop(key, None)
         self._cache.refer(key, ())
         self._scaler.forget(key)
         self._verifier.forget(key)
@@ -178,10 +181,16 @@ class Reconciler:
                 return None, None, left
             if code and code_facts is None:
                 return problem, None, None
+        digest = code_facts.digest if code_facts else None
+        source = (record.uid, record.generation, digest)
+        made = self._made.get(key)
+        if made is not None and made[0] == source:
+            return problem, made[1], None
         try:
-            desired = manifests.deployment(function, self._platform, code_facts.digest if code_facts else None)
+            desired = manifests.deployment(function, self._platform, digest)
         except manifests.ManifestError as error:
             return Problem(Reason.UNKNOWN_RUNTIME, str(error)), None, None
+        self._made[key] = (source, desired)
         return problem, desired, None
 
     # The status
