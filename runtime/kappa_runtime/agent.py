@@ -5,13 +5,14 @@ invocation finds the ones before it busy, and stays. So an idle pod is as small 
 invocation that waits for a further process takes whichever process is free first.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import os
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig, function_arn
@@ -25,7 +26,10 @@ from kappa_runtime.runtime_api import RuntimeApiProtocol
 from kappa_runtime.server import AgentProtocol
 from kappa_runtime.transport import Server
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.drain import Drain
     from kappa_runtime.kept import KeptAnswers
     from kappa_runtime.waiting import Waiting
@@ -78,7 +82,7 @@ class Agent:
         *,
         output: Output | None = None,
         zipped: bytes = b"",
-        waiting: "Waiting | None" = None,
+        waiting: Waiting | None = None,
     ) -> None:
         """`env`: what the runtime process's variables are made from. The rest is of a pool pod: the output that it has
         already, the code that came with the first event, the runtime process that waits."""
@@ -105,7 +109,7 @@ class Agent:
         self._servers: list[Server] = []
 
     @property
-    def kept(self) -> "KeptAnswers":
+    def kept(self) -> KeptAnswers:
         """Answers to events, from the first event on."""
         if self._kept is None:
             from kappa_runtime import kept
@@ -323,7 +327,7 @@ class Agent:
         if self._drain is not None:
             self._drain.look()
 
-    def _draining(self) -> "Drain":
+    def _draining(self) -> Drain:
         if self._drain is None:
             from kappa_runtime.drain import Drain
 

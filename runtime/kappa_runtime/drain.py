@@ -1,12 +1,16 @@
 """How an agent stops: what it waits for, one thing after the other, and for how long."""
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.agent import Agent
     from kappa_runtime.loop import TimerHandle
     from kappa_runtime.server import AgentProtocol
@@ -24,7 +28,7 @@ _DRAINED: Final = b'{"state": "drained"}'
 class Drain:
     """Running invocations end; the runtime processes end; gateways see to the events that were answered; the loop stops."""
 
-    def __init__(self, agent: "Agent") -> None:
+    def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._began: float | None = None
         """When, by the loop's time; None: the agent was not told to stop."""
@@ -42,7 +46,7 @@ class Drain:
         self._began = agent.loop.time()
         self._until(lambda: not agent.in_flight, self._began + agent.config.drain_timeout, self._stop_processes)
 
-    def tell(self, caller: "AgentProtocol") -> None:
+    def tell(self, caller: AgentProtocol) -> None:
         """Answer `wire.DRAIN_PATH` once nothing runs any more."""
         if self._drained:
             caller.respond_json(200, _DRAINED)

@@ -4,8 +4,13 @@ The error types and messages are Lambda's; those that start with `Kappa.` are fo
 Nothing on a cold start's way needs JSON, so it is imported when the first error happens.
 """
 
+from __future__ import annotations
+
 import time
-from typing import Final
+
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
+if TYPE_CHECKING:
+    from typing import Final
 
 TIMED_OUT: Final = "Sandbox.Timedout"
 EXIT_ERROR: Final = "Runtime.ExitError"

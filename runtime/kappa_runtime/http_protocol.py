@@ -4,12 +4,16 @@ A subclass says which headers it wants and handles one request at a time; reques
 stops when there are too many of them.
 """
 
+from __future__ import annotations
+
 from collections import deque
-from typing import TYPE_CHECKING, Final
 
-import httptools
+from kappa_runtime.http_parser import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.transport import Transport
 
 MAX_DISCARD: Final = 64 * 1024 * 1024
@@ -64,7 +68,7 @@ class HttpProtocol:
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
         self.transport: Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser = HttpRequestParser(self)
         self._queue: deque[Request] = deque()
         self._current: Request | None = None
         self._paused = False
@@ -87,7 +91,7 @@ class HttpProtocol:
 
     # transport.Protocol
 
-    def connection_made(self, transport: "Transport") -> None:
+    def connection_made(self, transport: Transport) -> None:
         self.transport = transport
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -103,10 +107,10 @@ class HttpProtocol:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except HttpParserUpgrade:
             # a server may answer as if it had not been asked; what follows is in no protocol known here
             self._refuse(400, "protocol upgrades are not supported here")
-        except httptools.HttpParserError as error:
+        except HttpParserError as error:
             self._refuse(400, f"this is no HTTP/1.1 request: {error}")
         else:
             if self._in_head and self._head_bytes > self.MAX_HEAD:

@@ -1,8 +1,14 @@
 """One invocation on its way through the agent, and the answer to it."""
 
-from typing import Protocol
+from __future__ import annotations
 
 from kappa_runtime.logs import LogTail
+
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 
 class Answer:
@@ -38,7 +44,7 @@ UNHANDLED = b"Unhandled"
 class Caller(Protocol):
     """Where an answer goes; gone callers are no error."""
 
-    def answer(self, invocation: "Invocation", answer: Answer) -> None: ...
+    def answer(self, invocation: Invocation, answer: Answer) -> None: ...
 
 
 class Invocation:

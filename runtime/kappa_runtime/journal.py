@@ -1,12 +1,16 @@
 """What a runtime process leaves in the log: Lambda's lines, what it printed, and how much memory it took."""
 
+from __future__ import annotations
+
 import time
-from typing import TYPE_CHECKING, Final
 
 from kappa_runtime import logs, procfs
 from kappa_runtime.output import Output, Pipe
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.invocation import Invocation
     from kappa_runtime.launch import Child
     from kappa_runtime.loop import EventLoop
@@ -18,7 +22,7 @@ _MEMORY_INTERVAL: Final = 0.05
 class Journal:
     """One per runtime process, over all of its lives; `open` begins one."""
 
-    def __init__(self, loop: "EventLoop", output: Output, *, memory_mib: int, whole_lines: bool) -> None:
+    def __init__(self, loop: EventLoop, output: Output, *, memory_mib: int, whole_lines: bool) -> None:
         self._loop = loop
         self._output = output
         self._limit_mib = memory_mib
@@ -28,7 +32,7 @@ class Journal:
         self._peak_mib = 0
         self._looked = 0.0
 
-    def open(self, child: "Child") -> None:
+    def open(self, child: Child) -> None:
         """A new process: what it prints is read from now on."""
         self._pipe = Pipe(self._loop, child.output, self._output, whole_lines=self._whole_lines)
         self._pid = child.pid
@@ -54,19 +58,19 @@ class Journal:
         self._pipe.drain()
         return self._pipe.said
 
-    def start(self, invocation: "Invocation") -> None:
+    def start(self, invocation: Invocation) -> None:
         """An invocation begins: what is printed from now on is its."""
         if self._pipe is not None:
             self._pipe.tail = invocation.tail
         self._line(invocation, logs.start_line(invocation.request_id))
 
-    def note(self, invocation: "Invocation", text: str) -> None:
+    def note(self, invocation: Invocation, text: str) -> None:
         """A line of the platform about an invocation, after what was printed so far."""
         self.drain()
         self._line(invocation, f"{text}\n".encode())
 
     def end(
-        self, invocation: "Invocation", duration_ms: float, *, init_ms: float | None, status: str, error_type: str
+        self, invocation: Invocation, duration_ms: float, *, init_ms: float | None, status: str, error_type: str
     ) -> bytes:
         """An invocation ends. The tail of its log in base64, where it is wanted."""
         if self._pipe is not None:
@@ -98,7 +102,7 @@ class Journal:
             self._peak_mib = max(self._peak_mib, peak)
         return self._peak_mib
 
-    def _line(self, invocation: "Invocation", line: bytes) -> None:
+    def _line(self, invocation: Invocation, line: bytes) -> None:
         self._output.line(line)
         if invocation.tail is not None:
             invocation.tail.add(line)

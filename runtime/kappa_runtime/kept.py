@@ -7,16 +7,20 @@ that, the answer is an *orphan*, kept for a while for whoever takes the event ov
 Imported with the first event.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 from kappa_runtime.invocation import Answer, Invocation
 from kappa_runtime.loop import EventLoop, TimerHandle
 from kappa_runtime.server import answer_head
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.server import AgentProtocol
 
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -41,7 +45,7 @@ class Kept:
 
     __slots__ = ("_store", "body", "head", "holders", "key", "orphaned_at", "size")
 
-    def __init__(self, store: "KeptAnswers", key: Key) -> None:
+    def __init__(self, store: KeptAnswers, key: Key) -> None:
         self._store = store
         self.key = key
         self.holders: set[AgentProtocol] = set()
@@ -62,7 +66,7 @@ class Kept:
         for holder in holders:
             self.send(holder)
 
-    def send(self, holder: "AgentProtocol") -> None:
+    def send(self, holder: AgentProtocol) -> None:
         assert self.head is not None
         holder.respond(200, self.head, self.body)
 
@@ -102,14 +106,14 @@ class KeptAnswers:
         kept = self._known[key] = Kept(self, key)
         return kept
 
-    def hold(self, kept: Kept, holder: "AgentProtocol") -> None:
+    def hold(self, kept: Kept, holder: AgentProtocol) -> None:
         """This connection asks for it; it gets the answer now, or once there is one."""
         kept.holders.add(holder)
         if kept.head is not None:
             self._orphans.pop(kept, None)
             kept.send(holder)
 
-    def leave(self, kept: Kept, holder: "AgentProtocol") -> None:
+    def leave(self, kept: Kept, holder: AgentProtocol) -> None:
         """That connection has closed."""
         kept.holders.discard(holder)
         if not kept.holders and kept.head is not None:

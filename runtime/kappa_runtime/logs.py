@@ -1,10 +1,15 @@
 """Lambda's log lines and the tail of an invocation's log. Pure."""
 
+from __future__ import annotations
+
 import binascii
 import math
-from typing import Final
 
 from kappa_core import wire
+
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
+if TYPE_CHECKING:
+    from typing import Final
 
 TIMEOUT: Final = "timeout"
 ERROR: Final = "error"

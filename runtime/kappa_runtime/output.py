@@ -4,14 +4,18 @@ Nothing here blocks, drops what a function printed or grows: while stdout is ful
 read, so the processes wait in their own write.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
 
 from kappa_runtime.logs import LogTail
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.loop import EventLoop, TimerHandle
 
 READ_BYTES: Final = 65536
@@ -43,7 +47,7 @@ def own_stdout() -> int:
 class Output:
     """Writes to a descriptor as it takes it; `on_full(True)` asks to pause what feeds it, `on_full(False)` to go on."""
 
-    def __init__(self, loop: "EventLoop", fd: int, on_full: Callable[[bool], None]) -> None:
+    def __init__(self, loop: EventLoop, fd: int, on_full: Callable[[bool], None]) -> None:
         self._loop = loop
         self._fd = fd
         self.on_full = on_full
@@ -127,7 +131,7 @@ class Output:
 class Pipe:
     """A runtime process's stdout and stderr: read as far as the container log takes it."""
 
-    def __init__(self, loop: "EventLoop", fd: int, output: Output, *, whole_lines: bool) -> None:
+    def __init__(self, loop: EventLoop, fd: int, output: Output, *, whole_lines: bool) -> None:
         self.tail: LogTail | None = None
         """Of the invocation that runs, where it is wanted."""
         self._loop = loop

@@ -1,10 +1,11 @@
 """A pool pod's agent while it is nobody's: it answers probes, and the first good `specialize` request takes it."""
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import os
 import time
 from collections.abc import Mapping
-from typing import Final
 
 from kappa_core import specialize as request_format
 from kappa_core import wire
@@ -19,6 +20,10 @@ from kappa_runtime.runtime_api import RuntimeApiProtocol
 from kappa_runtime.server import AgentProtocol, BadRequest
 from kappa_runtime.transport import Server
 from kappa_runtime.waiting import Waiting
+
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
+if TYPE_CHECKING:
+    from typing import Final
 
 _SPECIALIZE: Final = wire.SPECIALIZE_PATH.encode()
 _READY: Final = wire.READY_PATH.encode()

@@ -10,10 +10,11 @@ RETURNING has answered and not yet asked for more. A process whose start failed 
 only, so broken code burns no CPU.
 """
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import os
 import time
-from typing import TYPE_CHECKING, Final
 
 from kappa_runtime import errors, logs, sidecar
 from kappa_runtime.code import UNREADABLE
@@ -21,7 +22,10 @@ from kappa_runtime.invocation import UNHANDLED, Answer, Invocation
 from kappa_runtime.journal import Journal
 from kappa_runtime.launch import Child
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.agent import Agent
     from kappa_runtime.loop import TimerHandle
     from kappa_runtime.runtime_api import RuntimeApiProtocol
@@ -52,7 +56,7 @@ COMING: Final = frozenset((State.STARTING, State.RETURNING, State.ENDING))
 
 
 class RuntimeProcess:
-    def __init__(self, agent: "Agent", index: int, api_port: int) -> None:
+    def __init__(self, agent: Agent, index: int, api_port: int) -> None:
         self.index = index
         self.api_port = api_port
         self.state = State.STOPPED
@@ -134,7 +138,7 @@ class RuntimeProcess:
 
     # what the runtime process asks (from runtime_api)
 
-    def on_next(self, connection: "RuntimeApiProtocol") -> None:
+    def on_next(self, connection: RuntimeApiProtocol) -> None:
         """It asks for work: an invocation, now or when there is one."""
         if self.stopping:
             connection.abort()
@@ -181,7 +185,7 @@ class RuntimeProcess:
         message = errors.too_large(size, self._config.max_response_bytes)
         self._end_invocation(errors.RESPONSE_TOO_LARGE, message, returning=True)
 
-    def on_connection_lost(self, connection: "RuntimeApiProtocol") -> None:
+    def on_connection_lost(self, connection: RuntimeApiProtocol) -> None:
         asked = self._next is connection
         if asked:
             self._next = None

@@ -1,9 +1,10 @@
 """Whether the pod can take invocations, and who waits to hear it."""
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 from kappa_core import wire
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
     from kappa_runtime.loop import EventLoop, TimerHandle
     from kappa_runtime.server import AgentProtocol
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 class Readiness:
     """`READY_PATH`: initializing until a runtime process asks for work or its start fails, then ready or init_failed."""
 
-    def __init__(self, loop: "EventLoop") -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self.state = wire.INITIALIZING
         self.init_error: dict[str, object] | None = None
         self.whose: dict[str, object] = {}
@@ -42,7 +43,7 @@ class Readiness:
         if waits:
             self._tell()
 
-    def pass_on(self, other: "Readiness") -> None:
+    def pass_on(self, other: Readiness) -> None:
         """Those who wait get the other's answer, as it is now: the pod has become a Function's."""
         waiting, self._waiting = self._waiting, {}
         for caller, timer in waiting.items():
@@ -53,19 +54,19 @@ class Readiness:
         self.state = wire.DRAINING
         self._tell()
 
-    def answer(self, caller: "AgentProtocol", wait: float) -> None:
+    def answer(self, caller: AgentProtocol, wait: float) -> None:
         """Answer a request now, or when it is known and at most `wait` seconds later."""
         if self.state == wire.INITIALIZING and wait > 0:
             self._waiting[caller] = self._loop.call_later(wait, self._expire, caller)
         else:
             self._send(caller)
 
-    def forget(self, caller: "AgentProtocol") -> None:
+    def forget(self, caller: AgentProtocol) -> None:
         timer = self._waiting.pop(caller, None)
         if timer is not None:
             timer.cancel()
 
-    def _expire(self, caller: "AgentProtocol") -> None:
+    def _expire(self, caller: AgentProtocol) -> None:
         self._waiting.pop(caller, None)
         self._send(caller)
 
@@ -75,7 +76,7 @@ class Readiness:
             timer.cancel()
             self._send(caller)
 
-    def _send(self, caller: "AgentProtocol") -> None:
+    def _send(self, caller: AgentProtocol) -> None:
         if self.state == wire.READY and not self.whose:
             caller.respond_json(200, b'{"state": "ready", "initDurationMs": %.1f}' % self._init_ms)
             return

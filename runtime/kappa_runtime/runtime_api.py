@@ -4,14 +4,16 @@
 on any other status. Source: AWS Lambda's developer guide, "Using the Lambda runtime API".
 """
 
+from __future__ import annotations
+
 import binascii
-from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 from kappa_runtime.http_protocol import HttpProtocol, Request
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Final, Protocol
 
     from kappa_runtime.invocation import Invocation
 
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
         """Whose Runtime API it is: `process.RuntimeProcess`, or `waiting.Waiting` before it is a function's."""
 
         @property
-        def connections(self) -> "set[RuntimeApiProtocol]": ...
-        def on_next(self, connection: "RuntimeApiProtocol") -> None: ...
+        def connections(self) -> set[RuntimeApiProtocol]: ...
+        def on_next(self, connection: RuntimeApiProtocol) -> None: ...
         def on_init_error(self, body: bytes, error_type: str) -> bool: ...
         def is_running(self, request_id: str) -> bool: ...
         def on_response(self, body: bytes, content_type: bytes) -> None: ...
         def on_error(self, body: bytes, error_type: str) -> None: ...
         def on_response_too_large(self, size: int) -> None: ...
-        def on_connection_lost(self, connection: "RuntimeApiProtocol") -> None: ...
+        def on_connection_lost(self, connection: RuntimeApiProtocol) -> None: ...
 
 
 _BASE: Final = f"/{wire.RUNTIME_API_VERSION}/runtime/".encode()
@@ -45,11 +47,11 @@ class RuntimeApiProtocol(HttpProtocol):
     MAX_HEAD = 2 * 1024 * 1024
     """awslambdaric puts up to 1 MiB of trace into a header of its errors."""
 
-    def __init__(self, process: "Runtime", max_body: int) -> None:
+    def __init__(self, process: Runtime, max_body: int) -> None:
         super().__init__(max_body)
         self.belong_to(process)
 
-    def belong_to(self, process: "Runtime") -> None:
+    def belong_to(self, process: Runtime) -> None:
         self._process = process
         process.connections.add(self)
 
@@ -90,7 +92,7 @@ class RuntimeApiProtocol(HttpProtocol):
     def error_body(self, status: int, message: str) -> bytes:
         return _error_json("RequestEntityTooLarge" if status == 413 else "InvalidRequest", message)
 
-    def send(self, invocation: "Invocation", deadline_ms: int) -> None:
+    def send(self, invocation: Invocation, deadline_ms: int) -> None:
         """Answer the held `next` with an invocation."""
         head = (
             b"Content-Type: application/json\r\nLambda-Runtime-Aws-Request-Id: %b\r\nLambda-Runtime-Deadline-Ms: %d\r\nLambda-Runtime-Invoked-Function-Arn: %b\r\nLambda-Runtime-Trace-Id: %b\r\n"

@@ -1,16 +1,20 @@
 """HTTP to the gateway: invocations, readiness and health. See `kappa_core.wire` for the contract."""
 
+from __future__ import annotations
+
 import binascii
 import os
 import time
-from typing import TYPE_CHECKING, Final
 
 from kappa_core import wire
 from kappa_runtime.http_protocol import HttpProtocol, Request
 from kappa_runtime.invocation import Answer, Invocation
 from kappa_runtime.logs import LogTail
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from typing import Final
+
     from kappa_runtime.agent import Agent
     from kappa_runtime.kept import Kept
     from kappa_runtime.readiness import Readiness
@@ -51,7 +55,7 @@ class BadRequest(Exception):
 class AgentProtocol(HttpProtocol):
     WANTED = frozenset((_REQUEST_ID, _DEADLINE, _ARN, _TRACE, _CLIENT_CONTEXT, _COGNITO, _LOG_TYPE, _ATTEMPT))
 
-    def __init__(self, agent: "Agent", max_body: int) -> None:
+    def __init__(self, agent: Agent, max_body: int) -> None:
         super().__init__(max_body)
         self._agent = agent
         self._kept: Kept | None = None
@@ -194,7 +198,7 @@ class AgentProtocol(HttpProtocol):
                 self.transport.write(_PROCESSING)
             self._hold(kept)
 
-    def _hold(self, kept: "Kept") -> None:
+    def _hold(self, kept: Kept) -> None:
         self._kept = kept
         self._agent.kept.hold(kept, self)
 
@@ -208,7 +212,7 @@ class AgentProtocol(HttpProtocol):
 
     # readiness
 
-    def answer_ready(self, request: Request, readiness: "Readiness") -> None:
+    def answer_ready(self, request: Request, readiness: Readiness) -> None:
         try:
             wait = read_wait(request.query)
         except ValueError:

@@ -1,10 +1,11 @@
 """How a pool pod becomes a Function's: a request is found good, and the agent is made that it asks for."""
 
+from __future__ import annotations
+
 import base64
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from nacl.exceptions import CryptoError
 from nacl.signing import SigningKey, VerifyKey
@@ -17,6 +18,7 @@ from kappa_runtime.agent import Agent
 from kappa_runtime.http_protocol import Request
 from kappa_runtime.runtime_api import RuntimeApiProtocol
 
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
     from kappa_runtime.pool_server import Pool
 
@@ -38,7 +40,7 @@ def verifier(public_key: str) -> Callable[[bytes, bytes], bool]:
     return verify
 
 
-def read(pool: "Pool", request: Request) -> Received:
+def read(pool: Pool, request: Request) -> Received:
     """Raises `Malformed` and `Refused`."""
     config = pool.config
     received = specialize.read(
@@ -52,7 +54,7 @@ def read(pool: "Pool", request: Request) -> Received:
     return received
 
 
-def rehearse(pool: "Pool") -> None:
+def rehearse(pool: Pool) -> None:
     """What the first request would find not yet in memory, or never run: with a key of its own, and nothing kept of it."""
     config = AgentConfig(function_name=ahead.REHEARSAL, handler="main.handler", runtime=pool.config.runtime)
     key = SigningKey(bytes(32))
@@ -70,7 +72,7 @@ def rehearse(pool: "Pool") -> None:
     logs.end_lines("", duration_ms=0.0, memory_mib=0, max_memory_mib=procfs.peak_memory_mib(os.getpid()), init_ms=0.0)
 
 
-def become_agent(pool: "Pool", received: Received, began: float) -> None:
+def become_agent(pool: Pool, received: Received, began: float) -> None:
     """From now on `pool.agent` serves, and its runtime process starts. `began`: when the request was in, by `perf_counter`."""
     specialization = received.specialization
     config = specialization.config.replace(**pool.config.own())

@@ -1,5 +1,7 @@
 """A pool pod's agent and its runtime process that waits: started, started anew, told what it is. Its own side is `ahead`."""
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # the part of `signal` that needs no enum
 import fcntl
 import os
@@ -7,7 +9,6 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from kappa_core.agent_config import AgentConfig, PoolConfig
 from kappa_runtime import ahead, errors, launch
@@ -15,6 +16,10 @@ from kappa_runtime.invocation import Answer, Invocation
 from kappa_runtime.loop import EventLoop, TimerHandle
 from kappa_runtime.output import Output, Pipe
 from kappa_runtime.runtime_api import RuntimeApiProtocol
+
+TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
+if TYPE_CHECKING:
+    from typing import Final
 
 IMPORT_LIMIT: Final = 60.0
 """Seconds until it waits; then it is started anew, and imports nothing that it need not."""
