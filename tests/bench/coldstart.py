@@ -1,4 +1,5 @@
-"""Cold starts by both paths against a bare pod of the same image, in turn in one run.
+"""Cold starts by both paths against a bare pod of the same image, in one run: those of the Deployment in turn with the
+bare pod's, then those from the pool.
 
 - *bare*: a Deployment of the runtime image whose command only listens (`socket.create_server`), pod template otherwise
   like a Function's; the time from the PATCH of `/scale` to the first TCP accept, dialled as the gateway dials: by IP,
@@ -136,6 +137,18 @@ async def pool_is_full(cluster: Cluster, ns: str) -> None:
     await until(full, timeout=120, what="a pool whose pods are all ready", every=0.1)
 
 
+async def quiet(cluster: Cluster, ns: str, rest: float, *, pool: bool) -> None:
+    """Nothing starts or ends any more, for this many seconds."""
+    await gone(cluster, ns, "kappa.run/function")
+    if pool:
+        await pool_is_full(cluster, ns)
+    await asyncio.sleep(rest)
+
+
+def latest(walls: dict[str, list[float]], *paths: str) -> str:
+    return ", ".join(f"{path} {walls[path][-1] * 1000:.1f} ms" for path in paths)
+
+
 async def cold(host: str, port: int, ns: str, path: str) -> tuple[dict[str, float], float]:
     """The phases of one cold start that goes this way, and the seconds to its first byte."""
     name = FUNCTIONS[path][0]
@@ -167,26 +180,33 @@ async def run(runs: int, gateway: str | None, ns_name: str | None, rest: float) 
         )
         walls: dict[str, list[float]] = {path: [] for path in ("bare", *measured)}
         phases: dict[str, list[dict[str, float]]] = {path: [] for path in measured}
+
+        async def start(path: str) -> None:
+            await quiet(cluster, ns, rest, pool="Pool" in measured)
+            if path == "bare":
+                walls[path].append(await bare_start(cluster, ns, "bare"))
+                return
+            found, seconds = await cold(host, int(port), ns, path)
+            phases[path].append(found)
+            walls[path].append(seconds)
+            # an adoption starts a pod, which is not to be what the next start competes with
+            await until(
+                lambda: cluster.pods(ns, "kappa.run/function"),
+                timeout=30,
+                what="a pod that is the Function's",
+                every=0.1,
+            )
+
         await bare_start(cluster, ns, "bare")  # the image's first start reads it from disk
         for number in range(runs):
-            walls["bare"].append(await bare_start(cluster, ns, "bare"))
-            for path in measured:
-                await gone(cluster, ns, "kappa.run/function")
-                if "Pool" in measured:
-                    await pool_is_full(cluster, ns)
-                await asyncio.sleep(rest)
-                found, seconds = await cold(host, int(port), ns, path)
-                phases[path].append(found)
-                walls[path].append(seconds)
-                # The adoption of a pool pod starts pods, which are not to be what the next start competes with.
-                await until(
-                    lambda: cluster.pods(ns, "kappa.run/function"),
-                    timeout=30,
-                    what="a pod that is the Function's",
-                    every=0.1,
-                )
-            last = ", ".join(f"{path} {values[-1] * 1000:.1f} ms" for path, values in walls.items())
-            print(f"{number + 1}/{runs} {last}", file=sys.stderr)
+            # each of the two is the first one as often as the other
+            for path in ("bare", "Deployment") if number % 2 else ("Deployment", "bare"):
+                await start(path)
+            print(f"{number + 1}/{runs} {latest(walls, 'bare', 'Deployment')}", file=sys.stderr)
+        # apart, as each start from the pool has two more pods started: the pool's next one, and one that the adoption replaces
+        for number in range(runs if "Pool" in measured else 0):
+            await start("Pool")
+            print(f"{number + 1}/{runs} {latest(walls, 'Pool')}", file=sys.stderr)
         bare = summary(walls["bare"], digits=2)
         results: dict[str, Any] = {
             path: {"request to first byte": summary(walls[path], digits=2), "phases": phase_summary(phases[path])}
