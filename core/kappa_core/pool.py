@@ -13,6 +13,7 @@ from typing import Final
 
 from kappa_core.durations import parse_quantity
 from kappa_core.function import ColdStart, Function
+from kappa_core.observed import PodFacts
 from kappa_core.specialize import is_read_at_start
 
 CLAIM_WINDOW: Final = 60.0
@@ -130,6 +131,17 @@ def target_size(now: float, base: int, claims: Iterable[float], max_size: int) -
         return 0
     recent = sum(1 for claim in claims if now - CLAIM_WINDOW < claim)
     return max(base, min(base + recent, max_size))
+
+
+def leaving(free: Iterable[PodFacts], surplus: int) -> tuple[list[PodFacts], list[PodFacts]]:
+    """Which of a pool's `free` pods go when there are `surplus` too many: (those to mark, those whose mark is void).
+
+    A mark is a negative `ANNOTATION_DELETION_COST`. The ReplicaSet deletes by the same order, but for what is new since:
+    pods that are not ready first, then the cheapest.
+    """
+    order = sorted(free, key=lambda pod: (pod.ready, pod.deletion_cost >= 0, pod.name))
+    go, stay = order[: max(surplus, 0)], order[max(surplus, 0) :]
+    return [pod for pod in go if pod.deletion_cost >= 0], [pod for pod in stay if pod.deletion_cost < 0]
 
 
 def rank(function_key: str, gateway: str, gateways: Collection[str]) -> int:

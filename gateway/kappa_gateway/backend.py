@@ -48,6 +48,8 @@ class PoolPod:
     port: int
     created_at: float | None = None
     """Seconds since the epoch, where known."""
+    leaving: bool = False
+    """Its pool shrinks, and the platform is about to delete it: it must not be claimed any more."""
 
 
 @dataclass(frozen=True, slots=True)

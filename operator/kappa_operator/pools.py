@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from kappa_core import manifests, names, pool
+from kappa_core import adoption, manifests, names, pool
 from kappa_core.manifests import Platform
 from kappa_core.observed import deployment_facts
 from kappa_core.pool import PoolSettings
 from kappa_core.pool_manifest import pool_deployment, pool_deployment_name
 from kappa_operator import paths
-from kappa_operator.cache import Cache, pool_key
+from kappa_operator.cache import Cache, pod_record, pool_key
 from kappa_operator.client import ApiError, Json
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 LINGER_SECONDS: Final = 10.0
 """A pool that nobody uses stays so long: its Function may be about to be made anew."""
 MOST_CLAIMS: Final = 1000
+LEAVE_SECONDS: Final = 1.0
+"""In which gateways hear that they must not claim a pod any more, before its ReplicaSet may delete it."""
 
 
 class Writer(Protocol):
@@ -33,6 +35,7 @@ class Writer(Protocol):
     async def get(self, path: str) -> Json: ...
     async def create(self, path: str, body: Json) -> Json: ...
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json: ...
+    async def merge_patch(self, path: str, body: Json) -> Json: ...
     async def delete(self, path: str, uid: str) -> None: ...
 
 
@@ -62,6 +65,8 @@ class Pools:
         self._unused_since: dict[str, float] = {}
         self._applied: dict[str, tuple[str, str]] = {}
         """Pool → hash of the manifest last applied, the Deployment's digest after that."""
+        self._leaving_since: dict[str, float] = {}
+        """Pool → when the last of its pods that are to go was marked."""
 
     def look(self, function_key: str) -> None:
         """The Function may have come, changed or gone."""
@@ -111,6 +116,9 @@ class Pools:
         if known is not None and known.deleting:
             return 0.5
         replicas, again = self._size(key, namespace, runtime)
+        wait = await self._mark(key, known.replicas - replicas if known is not None else 0)
+        if wait is not None:
+            return wait
         desired = pool_deployment(namespace, runtime, replicas, self._platform, self._settings)
         want = manifests.template_hash(desired)
         if known is not None and known.replicas == replicas and self._applied.get(key) == (want, known.digest):
@@ -134,7 +142,32 @@ class Pools:
         self._cache.pools.put(key, facts)
         if known is None or known.replicas != replicas:
             log.info("warm pool sized", extra={"pool": key, "replicas": replicas, "new": known is None})
+        if known is not None and replicas < known.replicas:
+            # a marked pod stays if another one, that was not ready, went in its place
+            return min(LEAVE_SECONDS, again) if again is not None else LEAVE_SECONDS
         return again
+
+    async def _mark(self, key: str, surplus: int) -> float | None:
+        """Tell which pods go, so that nobody claims one that its ReplicaSet deletes; seconds until they may go. Raises
+        what the API raises."""
+        free = [pod for pod in self._cache.free_pods() if adoption.is_free(pod, self._settings.operator)]
+        mark, spare = pool.leaving([pod for pod in free if pool_key(pod.namespace, pod.pool) == key], surplus)
+        for pod, cost in [*((pod, "-1") for pod in mark), *((pod, None) for pod in spare)]:
+            body = {"metadata": {"uid": pod.uid, "annotations": {names.ANNOTATION_DELETION_COST: cost}}}
+            try:
+                answer = await self._api.merge_patch(paths.item(paths.PODS, pod.namespace, pod.name), body)
+            except ApiError as error:
+                if error.status not in (404, 409):
+                    raise
+                continue
+            self._cache.put_pod(f"{pod.namespace}/{pod.name}", pod_record(answer))
+        if surplus <= 0:
+            self._leaving_since.pop(key, None)
+            return None
+        now = self._clock()
+        since = now if mark else self._leaving_since.get(key, now)
+        self._leaving_since[key] = since
+        return since + LEAVE_SECONDS - now if since + LEAVE_SECONDS > now else None
 
     def _size(self, key: str, namespace: str, runtime: str) -> tuple[int, float | None]:
         """(free pods that there should be now, seconds until that may change)."""
@@ -163,6 +196,7 @@ class Pools:
 
     async def _remove(self, key: str, namespace: str, runtime: str) -> float | None:
         self._claims.pop(key, None)
+        self._leaving_since.pop(key, None)
         known = self._cache.pools.get(key)
         if known is None or known.deleting:
             self._unused_since.pop(key, None)

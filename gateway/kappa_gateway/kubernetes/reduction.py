@@ -55,6 +55,7 @@ def reduce_pool_pod(raw: Mapping[str, Any]) -> PoolPod | None:
     """A pool's pod; None for one that has ended or is about to. Raises `KeyError` for JSON that is none."""
     metadata = raw["metadata"]
     status = raw.get("status") or {}
+    annotations = metadata.get("annotations") or {}
     if status.get("phase") in _GONE or metadata.get("deletionTimestamp"):
         return None
     return PoolPod(
@@ -63,8 +64,9 @@ def reduce_pool_pod(raw: Mapping[str, Any]) -> PoolPod | None:
         name=metadata["name"],
         uid=metadata["uid"],
         host=status.get("podIP") or None,
-        port=_number((metadata.get("annotations") or {}).get(names.ANNOTATION_PORT), names.AGENT_PORT, 65535),
+        port=_number(annotations.get(names.ANNOTATION_PORT), names.AGENT_PORT, 65535),
         created_at=_epoch(metadata.get("creationTimestamp")),
+        leaving=annotations.get(names.ANNOTATION_DELETION_COST, "").startswith("-"),
     )
 
 

@@ -73,6 +73,9 @@ class Pools:
     def put_pool_pod(self, given: PoolPod) -> None:
         key = (given.namespace, given.name)
         self.pool_pods[key] = given
+        if given.leaving:
+            self.vacancies.remove(*key)
+            return
         if self.sign is None or key in self._claims or self.sharing.reserves(*key):
             return
         if self._shunned.get(given.uid, 0.0) < time.monotonic():

@@ -125,7 +125,8 @@ async def test_a_lambda_image_cold_then_warm(
 async def test_a_lambda_image_that_ends_or_hangs_serves_again(
     new_image_function: Callable[..., Any], lambda_image: dict[str, Any]
 ) -> None:
-    function = new_image_function(lambda_image, timeout="2s")
+    # `calls` is to speak of one pod: while its container starts again, whoever waits may well get a second one
+    function = new_image_function(lambda_image, timeout="2s", scaling={"maxReplicas": 1})
     assert (await function.invoke()).json()["calls"] == 1
     # once the kubelet starts the container again at once; then it would wait 10 s, 20 s, …: the pod is replaced
     for do, error in [("sleep", "Sandbox.Timedout"), ("exit", "Runtime.ExitError"), ("sleep", "Sandbox.Timedout")]:

@@ -32,6 +32,17 @@ async def test_pool_pods_come_by_the_watch_that_brings_functions_pods(
     assert len(api_server.watching("pods")) == 1
 
 
+async def test_a_pool_pod_that_its_pool_is_about_to_delete_says_so(
+    api_server: Any, follow: Any, make_pod: Make
+) -> None:
+    for name, cost in [("goes", "-1"), ("stays", "1")]:
+        annotations = {names.ANNOTATION_DELETION_COST: cost}
+        api_server.put(in_pool(make_pod(name, ip="10.0.0.1"), annotations=annotations))
+    followed = follow(pools=True)
+    await followed.synced()
+    assert {name: pod.leaving for (_, name), pod in followed.sink.pool_pods.items()} == {"goes": True, "stays": False}
+
+
 async def test_a_pod_that_a_function_takes_is_the_functions_before_it_leaves_the_pool(
     api_server: Any, follow: Any, make_pod: Make
 ) -> None:

@@ -1,6 +1,7 @@
 """Cold starts from a pool, against pool pods in this process that take, refuse, break and vanish, and against real ones."""
 
 import asyncio
+import dataclasses
 import json
 import math
 import re
@@ -311,6 +312,30 @@ async def test_a_pool_of_another_namespace_or_runtime_is_not_touched(pools, tool
     await pools.run.add_pod()
     assert (await waiting).json() == 1
     assert not made.received
+
+
+async def test_a_pod_that_is_about_to_be_deleted_is_claimed_no_more(pools, tools):
+    leaving, stays = await pools.add(), await pools.add()
+    pools.run.sink.put_pool_pod(dataclasses.replace(leaving.as_pool_pod, leaving=True))
+    assert (await pools.run.invoke(body=b"1")).json() == 1
+    assert (len(leaving.received), len(stays.received)) == (0, 1)
+
+
+async def test_a_pod_that_is_not_deleted_after_all_can_be_claimed_again(pools, tools):
+    made = await pools.add()
+    pools.run.sink.put_pool_pod(dataclasses.replace(made.as_pool_pod, leaving=True))
+    assert pools.free == 0
+    pools.run.sink.put_pool_pod(made.as_pool_pod)
+    assert (await pools.run.invoke(body=b"1")).json() == 1
+    assert len(made.received) == 1
+
+
+async def test_a_claimed_pod_that_was_to_be_deleted_stays_the_functions(pools, tools):
+    made = await pools.add()
+    assert (await pools.run.invoke(body=b"1")).json() == 1
+    pools.run.sink.put_pool_pod(dataclasses.replace(made.as_pool_pod, leaving=True))
+    assert (await pools.run.invoke(body=b"2")).json() == 2
+    assert len(made.received) == 1
 
 
 async def test_a_claim_outlives_a_new_list_that_does_not_show_it_yet(pools, tools):

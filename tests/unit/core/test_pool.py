@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappa_core import pool
+from kappa_core import names, pool
 from kappa_core.function import Function
+from kappa_core.observed import PodFacts, pod_facts
 from kappa_core.pool import PoolSettings
 
 SETTINGS = PoolSettings(size=2, public_key="a2V5")
@@ -114,6 +115,32 @@ def test_a_pool_grows_with_claims_and_shrinks_when_they_end(
     assert size <= pool.target_size(now, base, [*claims, now], most)
     assert pool.target_size(now, base, [now - pool.CLAIM_WINDOW] * len(claims), most) == base
     assert pool.target_size(2000 + pool.CLAIM_WINDOW, base, claims, most) == base
+
+
+def free_pod(name: str, ready: bool, marked: bool) -> PodFacts:
+    annotations = {names.ANNOTATION_DELETION_COST: "-1"} if marked else {}
+    labels = {names.LABEL_POOL: "python3.13"}
+    return pod_facts(
+        {
+            "metadata": {"name": name, "namespace": "x", "uid": name, "labels": labels, "annotations": annotations},
+            "spec": {"containers": [{"name": "function", "image": "runtime:1"}]},
+            "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": str(ready)}]},
+        }
+    )
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans())), st.integers(-2, 12))
+def test_marked_are_in_the_end_those_that_the_replica_set_deletes(kinds: list[tuple[bool, bool]], surplus: int) -> None:
+    pods = {str(number): free_pod(str(number), *kind) for number, kind in enumerate(kinds)}
+    mark, spare = pool.leaving(pods.values(), surplus)
+    marked = {name for name, pod in pods.items() if pod.deletion_cost < 0}
+    marked = (marked | {pod.name for pod in mark}) - {pod.name for pod in spare}
+    assert len(marked) == min(max(surplus, 0), len(pods))
+    by_replica_set = sorted(pods, key=lambda name: (pods[name].ready, name not in marked))
+    assert set(by_replica_set[: len(marked)]) == marked
+    # once that is seen, nothing is left to do
+    now = [free_pod(name, pod.ready, name in marked) for name, pod in pods.items()]
+    assert pool.leaving(now, surplus) == ([], [])
 
 
 @given(st.integers(-3, 500), st.sets(st.text(min_size=1), min_size=1, max_size=12), st.text())

@@ -9,7 +9,7 @@ from kappa_core import names, pool
 from kappa_core.manifests import Platform, RuntimeImage
 from kappa_core.pool import PoolSettings
 from kappa_operator.cache import Cache
-from kappa_operator.pools import LINGER_SECONDS, Pools
+from kappa_operator.pools import LEAVE_SECONDS, LINGER_SECONDS, Pools
 
 PLATFORM = Platform(runtimes={"python3.13": RuntimeImage(image="runtime:1")})
 SETTINGS = PoolSettings(size=2, max_size=4, public_key="a2V5")
@@ -134,6 +134,80 @@ async def test_claims_raise_a_pool_for_a_minute(cluster: Any, start: Any, clock:
     await operator.work(wait=True)
     assert clock.now >= 1000 + pool.CLAIM_WINDOW
     assert cluster.api.objects[POOL]["spec"]["replicas"] == 2
+
+
+def marked(cluster: Any) -> set[str]:
+    """The pods that gateways must not claim any more."""
+    pods = {path.rsplit("/", 1)[1]: item for path, item in cluster.api.objects.items() if "/pods/" in path}
+    return {name for name, pod in pods.items() if names.ANNOTATION_DELETION_COST in pod["metadata"]["annotations"]}
+
+
+def put_pod(cluster: Any, name: str, *, ready: bool = True) -> None:
+    labels = {names.LABEL_POOL: "python3.13", names.LABEL_MANAGED_BY: names.MANAGED_BY}
+    cluster.api.put(
+        f"/api/v1/namespaces/default/pods/{name}",
+        {
+            "metadata": {"name": name, "namespace": "default", "uid": name, "labels": labels, "annotations": {}},
+            "spec": {"containers": [{"name": "function", "image": "runtime:1"}]},
+            "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": str(ready)}]},
+        },
+    )
+
+
+@pytest.fixture
+async def shrinking(cluster: Any, start: Any, clock: Any) -> Operator:
+    """A pool of three that has just become one too large."""
+    cluster.apply_function()
+    operator: Operator = start()
+    await operator.settle()
+    operator.pools.claimed("default", "python3.13")
+    await operator.work()
+    for name in "abc":
+        put_pod(cluster, name)
+    cluster.fill(operator.cache)
+    clock.advance(pool.CLAIM_WINDOW)
+    return operator
+
+
+async def test_a_pod_that_goes_is_marked_before_the_pool_shrinks(cluster: Any, shrinking: Operator, clock: Any) -> None:
+    assert await shrinking.pools.reconcile(KEY) == LEAVE_SECONDS
+    assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == ({"a"}, 3)
+    clock.advance(LEAVE_SECONDS / 2)
+    assert await shrinking.pools.reconcile(KEY) == LEAVE_SECONDS / 2
+    clock.advance(LEAVE_SECONDS / 2)
+    assert await shrinking.pools.reconcile(KEY) == LEAVE_SECONDS, "it looks whether the marked pod is gone"
+    assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == ({"a"}, 2)
+
+
+async def test_a_pod_that_stays_after_all_is_told_so(cluster: Any, shrinking: Operator) -> None:
+    await shrinking.pools.reconcile(KEY)
+    shrinking.pools.claimed("default", "python3.13")
+    assert await shrinking.pools.reconcile(KEY) == pool.CLAIM_WINDOW
+    assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == (set(), 3)
+
+
+async def test_a_marked_pod_in_whose_place_another_one_went_is_told_so(
+    cluster: Any, shrinking: Operator, clock: Any
+) -> None:
+    await shrinking.pools.reconcile(KEY)
+    put_pod(cluster, "d", ready=False)
+    clock.advance(LEAVE_SECONDS)
+    await shrinking.pools.reconcile(KEY)
+    del cluster.api.objects["/api/v1/namespaces/default/pods/d"]
+    await shrinking.settle()
+    assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == (set(), 2)
+
+
+async def test_a_restarted_operator_waits_anew_before_it_shrinks_a_pool(
+    cluster: Any, start: Any, shrinking: Operator, clock: Any
+) -> None:
+    await shrinking.pools.reconcile(KEY)
+    clock.advance(LEAVE_SECONDS)
+    second: Operator = start()
+    cluster.fill(second.cache)
+    second.pools.relisted()
+    assert await second.pools.reconcile(KEY) == LEAVE_SECONDS
+    assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == ({"a"}, 3)
 
 
 async def test_what_somebody_did_to_it_is_undone(cluster: Any, start: Any) -> None:
