@@ -7,6 +7,7 @@ TAG ?= dev
 PORT ?= 8080
 REGISTRY ?= kappa
 NATS_IMAGE ?= kappa-test/nats:dev
+WORKERS ?= 3
 CODE := core operator gateway runtime tests
 
 .DEFAULT_GOAL := help
@@ -33,8 +34,8 @@ $(VENV)/.dev: $(VENV)/.local
 run: $(VENV)/.local  ## serve examples/01-hello on 127.0.0.1:8080, without a cluster (PORT=8081 for another port)
 	@$(BIN)/kappa local up examples/01-hello --port $(PORT)
 
-test: $(VENV)/.dev  ## every test that needs no cluster
-	@$(BIN)/pytest -m 'not cluster and not helm'
+test: $(VENV)/.dev  ## every test that needs no cluster (WORKERS=3 side by side)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not cluster and not helm'
 	@echo "left out: what needs a Kubernetes cluster and helm; run it with: make test-cluster"
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts, generated files
