@@ -7,7 +7,7 @@ TAG ?= dev
 PORT ?= 8080
 REGISTRY ?= kappa
 NATS_IMAGE ?= kappa-test/nats:dev
-WORKERS ?= 3
+WORKERS ?= 0
 CODE := core operator gateway runtime tests
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ $(VENV)/.dev: $(VENV)/.local
 run: $(VENV)/.local  ## serve examples/01-hello on 127.0.0.1:8080, without a cluster (PORT=8081 for another port)
 	@$(BIN)/kappa local up examples/01-hello --port $(PORT)
 
-test: $(VENV)/.dev  ## every test that needs no cluster (WORKERS=3 side by side)
+test: $(VENV)/.dev  ## every test that needs no cluster (WORKERS=3: three at a time)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not cluster and not helm'
 	@echo "left out: what needs a Kubernetes cluster and helm; run it with: make test-cluster"
 
