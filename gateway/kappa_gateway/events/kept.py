@@ -133,8 +133,9 @@ class _Search:
     async def _ask(self, pod: PodState) -> KeptAnswer | None:
         """One pod. Raises `GatewayTimeout` if it runs the attempt and does not end it."""
         pool = self._gateway.upstream.pool(pod)
-        for _ in range(_TRIES):
-            connection = pool.take()
+        for number in range(_TRIES):
+            # the last one over a new connection: those that idle may all have been closed, unnoticed
+            connection = pool.take() if number + 1 < _TRIES else None
             if connection is None:
                 try:
                     connection = await pool.connect(self._gateway.settings.connect_timeout)

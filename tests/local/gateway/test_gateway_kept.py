@@ -173,6 +173,27 @@ async def test_a_connection_that_broke_is_tried_once_more(gateway, tools):
     found.seen_to()
 
 
+async def test_a_pod_all_of_whose_idle_connections_break_is_asked_over_a_new_one(gateway, tools):
+    old, together = set(), asyncio.Barrier(4)
+
+    async def answer(request):
+        if request.writer in old:
+            request.writer.transport.abort()
+            return None
+        if len(old) == 4:
+            return await knows(tools)(request)
+        old.add(request.writer)
+        async with asyncio.timeout(5):
+            await together.wait()  # so that each of the first questions has a connection of its own
+        return await knows_not(tools)(request)
+
+    await gateway.add_pod(answer)
+    assert await asyncio.gather(*(look(gateway, f"id-{number}") for number in range(4))) == [None] * 4
+    found = await look(gateway)
+    assert found is not None, "the pod is there, and knows"
+    found.seen_to()
+
+
 async def test_many_searches_leave_no_connection_and_no_permit(gateway, tools):
     for _ in range(4):
         await gateway.add_pod(knows_not(tools))
