@@ -223,11 +223,14 @@ def _agent_is_ready(status: Raw) -> bool:
 
 
 def _backs_off(status: Raw) -> bool:
-    return any(
-        c.get("name") == names.CONTAINER_FUNCTION
-        and c.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
-        for c in status.get("containerStatuses", [])
-    )
+    """Whether the kubelet waits before it starts the user's container again: from its second end on. It says so only when
+    it next looks at the pod, up to ten seconds later; until then the container has just ended."""
+    for container in status.get("containerStatuses", []):
+        if container.get("name") == names.CONTAINER_FUNCTION:
+            state = container.get("state", {})
+            again = "terminated" in state and container.get("restartCount", 0) >= 1
+            return again or state.get("waiting", {}).get("reason") == "CrashLoopBackOff"
+    return False
 
 
 def _condition(status: Raw, condition_type: str) -> Raw:

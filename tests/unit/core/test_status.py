@@ -349,17 +349,20 @@ def test_a_web_server_that_does_not_listen_blocks_until_a_pod_is_ready() -> None
 
 
 @pytest.mark.parametrize(
-    ("agent_ready", "state", "spent", "problem"),
+    ("agent_ready", "state", "restarts", "spent", "problem"),
     [
-        (True, waiting("CrashLoopBackOff"), True, False),
-        (True, {"state": {"terminated": {"exitCode": 137}}}, False, False),
-        (False, waiting("CrashLoopBackOff"), False, True),
+        (True, waiting("CrashLoopBackOff"), 2, True, False),
+        # the kubelet starts it at once, and after that only when some time has passed
+        (True, {"state": {"terminated": {"exitCode": 137}}}, 0, False, False),
+        (True, {"state": {"terminated": {"exitCode": 137}}}, 1, True, False),
+        (True, {"state": {"running": {}}}, 1, False, False),
+        (False, waiting("CrashLoopBackOff"), 2, False, True),
     ],
-    ids=["it worked and waits for the kubelet", "it worked and has just ended", "it never worked"],
+    ids=["waits for the kubelet", "ended for the first time", "ended again", "runs again", "never worked"],
 )
 def test_a_runtime_beside_the_agent_that_ended(
-    agent_ready: bool, state: dict[str, Any], spent: bool, problem: bool
+    agent_ready: bool, state: dict[str, Any], restarts: int, spent: bool, problem: bool
 ) -> None:
-    ended = {**state, "restartCount": 2, "lastState": {"terminated": {"exitCode": 137}}}
+    ended = {**state, "restartCount": restarts, "lastState": {"terminated": {"exitCode": 137}}}
     facts = pod_facts(raw_pod({"name": "agent", "ready": agent_ready}, ended))
     assert (facts.spent, facts.problem is not None) == (spent, problem)
