@@ -229,7 +229,7 @@ def _backs_off(status: Raw) -> bool:
         if container.get("name") == names.CONTAINER_FUNCTION:
             state = container.get("state", {})
             again = "terminated" in state and container.get("restartCount", 0) >= 1
-            return again or state.get("waiting", {}).get("reason") == "CrashLoopBackOff"
+            return bool(again or state.get("waiting", {}).get("reason") == "CrashLoopBackOff")
     return False
 
 
