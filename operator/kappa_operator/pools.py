@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from kappa_core import adoption, manifests, names, pool
 from kappa_core.manifests import Platform
-from kappa_core.observed import deployment_facts
+from kappa_core.observed import DeploymentFacts, deployment_facts
 from kappa_core.pool import PoolSettings
 from kappa_core.pool_manifest import pool_deployment, pool_deployment_name
 from kappa_operator import paths
@@ -116,7 +116,7 @@ class Pools:
         if known is not None and known.deleting:
             return 0.5
         replicas, again = self._size(key, namespace, runtime)
-        wait = await self._mark(key, known.replicas - replicas if known is not None else 0)
+        wait = await self._mark(key, known, replicas) if known is not None else None
         if wait is not None:
             return wait
         desired = pool_deployment(namespace, runtime, replicas, self._platform, self._settings)
@@ -147,9 +147,14 @@ class Pools:
             return min(LEAVE_SECONDS, again) if again is not None else LEAVE_SECONDS
         return again
 
-    async def _mark(self, key: str, surplus: int) -> float | None:
+    async def _mark(self, key: str, known: DeploymentFacts, replicas: int) -> float | None:
         """Tell which pods go, so that nobody claims one that its ReplicaSet deletes; seconds until they may go. Raises
         what the API raises."""
+        surplus = known.replicas - replicas
+        deletes = known.observed_generation < known.generation or known.total > known.replicas
+        if surplus == 0 and deletes:
+            # by the marks, which must stay as they are until that is through; its status tells
+            return None
         free = [pod for pod in self._cache.free_pods() if adoption.is_free(pod, self._settings.operator)]
         mark, spare = pool.leaving([pod for pod in free if pool_key(pod.namespace, pod.pool) == key], surplus)
         for pod, cost in [*((pod, "-1") for pod in mark), *((pod, None) for pod in spare)]:

@@ -154,6 +154,13 @@ def put_pod(cluster: Any, name: str, *, ready: bool = True) -> None:
     )
 
 
+def has_pods(cluster: Any, total: int) -> None:
+    """What the Deployment's controller says once it has seen to what was asked."""
+    found = cluster.api.objects[POOL]
+    status = {"observedGeneration": found["metadata"].get("generation", 0), "replicas": total}
+    cluster.api.put(POOL, {**found, "status": status})
+
+
 @pytest.fixture
 async def shrinking(cluster: Any, start: Any, clock: Any) -> Operator:
     """A pool of three that has just become one too large."""
@@ -164,6 +171,7 @@ async def shrinking(cluster: Any, start: Any, clock: Any) -> Operator:
     await operator.work()
     for name in "abc":
         put_pod(cluster, name)
+    has_pods(cluster, 3)
     cluster.fill(operator.cache)
     clock.advance(pool.CLAIM_WINDOW)
     return operator
@@ -193,7 +201,13 @@ async def test_a_marked_pod_in_whose_place_another_one_went_is_told_so(
     put_pod(cluster, "d", ready=False)
     clock.advance(LEAVE_SECONDS)
     await shrinking.pools.reconcile(KEY)
+    for unheard in (3, 4):
+        has_pods(cluster, unheard)
+        cluster.fill(shrinking.cache)
+        await shrinking.pools.reconcile(KEY)
+        assert marked(cluster) == {"a"}, "the ReplicaSet has not deleted any yet, and goes by the marks"
     del cluster.api.objects["/api/v1/namespaces/default/pods/d"]
+    has_pods(cluster, 2)
     await shrinking.settle()
     assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == (set(), 2)
 
