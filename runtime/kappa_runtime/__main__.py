@@ -1,8 +1,14 @@
 """`python -m kappa_runtime`: first what a cold start must not wait for, then the rest of the agent."""
 
+from __future__ import annotations
+
 import gc
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
 
 # What is loaded now stays: looking through it for garbage again and again would take a tenth of the start.
 gc.disable()
@@ -24,7 +30,8 @@ def main() -> int:
 
             status = pool.run(os.environ)
             if status is None:
-                return become_runtime_process()
+                show_as_main().main()
+                return 0
             return status
         config = AgentConfig.from_env(os.environ)
         if config.parent_death:
@@ -45,11 +52,21 @@ def main() -> int:
 
 
 def become_runtime_process() -> int:
+    from kappa_runtime import bootstrap
+
+    show_as_main()
+    gc.freeze()
+    gc.enable()
+    bootstrap.main(sys.argv[1])
+    return 0
+
+
+def show_as_main() -> ModuleType:
+    """As with `-m`: who looks the main module up finds no agent."""
     from kappa_runtime import python_runtime
 
-    sys.modules["__main__"] = python_runtime  # as with -m: what looks the main module up finds no agent
-    python_runtime.main()
-    return 0
+    sys.modules["__main__"] = python_runtime
+    return python_runtime
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ import _signal  # type: ignore[import-not-found]  # the part of `signal` that ne
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Mapping
+from _collections import deque  # type: ignore[import-not-found]  # `collections` would be imported for it alone
 
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig, function_arn
@@ -28,6 +27,7 @@ from kappa_runtime.transport import Server
 
 TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Final
 
     from kappa_runtime.drain import Drain

@@ -6,7 +6,7 @@ stops when there are too many of them.
 
 from __future__ import annotations
 
-from collections import deque
+from _collections import deque  # type: ignore[import-not-found]  # `collections` would be imported for it alone
 
 from kappa_runtime.http_parser import HttpParserError, HttpParserUpgrade, HttpRequestParser
 

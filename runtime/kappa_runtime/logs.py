@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-import math
-
 from kappa_core import wire
 
 TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
@@ -34,7 +31,7 @@ def end_lines(
     failure = (f"Status: {status}\t" if status else "") + (f"Error Type: {error_type}\t" if error_type else "")
     return (
         f"END RequestId: {request_id}\n"
-        f"REPORT RequestId: {request_id}\tDuration: {duration_ms:.2f} ms\tBilled Duration: {math.ceil(duration_ms)} ms\t"
+        f"REPORT RequestId: {request_id}\tDuration: {duration_ms:.2f} ms\tBilled Duration: {-int(-duration_ms // 1)} ms\t"
         f"Memory Size: {memory_mib} MB\tMax Memory Used: {max_memory_mib} MB\t{init}{failure}\n"
     ).encode()
 
@@ -59,6 +56,8 @@ class LogTail:
 
     def base64(self) -> bytes:
         """As `X-Amz-Log-Result` has it; a character of several bytes that was cut at the front is left out."""
+        import binascii  # a start has no use for it
+
         kept = self._kept
         if len(kept) == self._limit:
             cut = 0

@@ -11,7 +11,7 @@ import select
 import sys
 import time
 from _collections import deque  # type: ignore[import-not-found]  # `collections` would be imported for it alone
-from heapq import heappop, heappush
+from _heapq import heappop, heappush  # the part of `heapq` that does the work
 
 TYPE_CHECKING = False  # typing itself costs a cold start milliseconds
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 
 from kappa_runtime.logs import LogTail
 
 TYPE_CHECKING = False  # `typing` would be loaded for annotations alone
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
     from kappa_runtime.loop import EventLoop, TimerHandle

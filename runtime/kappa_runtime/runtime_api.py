@@ -6,8 +6,6 @@ on any other status. Source: AWS Lambda's developer guide, "Using the Lambda run
 
 from __future__ import annotations
 
-import binascii
-
 from kappa_core import wire
 from kappa_runtime.http_protocol import HttpProtocol, Request
 
@@ -150,6 +148,8 @@ class RuntimeApiProtocol(HttpProtocol):
 
 
 def _trailer(value: bytes) -> bytes:
+    import binascii  # a start has no use for it
+
     try:
         return binascii.a2b_base64(value, strict_mode=True)
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import os
 import time
 
@@ -284,6 +283,7 @@ def read_wait(query: bytes) -> float:
 
 def read_client_context(value: bytes) -> bytes:
     """Base64 JSON as Lambda's Invoke takes it → JSON on one line, ASCII. Raises `BadRequest`."""
+    import binascii
     import json
 
     try:
