@@ -23,7 +23,7 @@ import sys
 
 TYPE_CHECKING = False  # `typing` and `collections` would be loaded for annotations alone
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any, NoReturn, TextIO
@@ -88,7 +88,7 @@ class Unbuffered:
         self.stream.flush()
 
 
-def serves(env: os._Environ[str], task_root: str) -> bool:
+def serves(env: Mapping[str, str], task_root: str) -> bool:
     """Whether the loop here may serve this function at all."""
     from awslambdaric import __version__
 
@@ -375,7 +375,7 @@ def _not_plain(value: object) -> NoReturn:
 
 def dumps(value: Any, encode: Callable[[Any, int], Sequence[str]]) -> str:
     """The JSON text of a plain value. Raises `Exception` of any kind where it is not plain."""
-    # It takes exactly the built-in types: not a named tuple, say, which simplejson writes as an object. It also refuses a
-    # value that contains itself.
-    marshal.dumps(value)
+    # It takes exactly the built-in types: not a named tuple, say, which simplejson writes as an object. Its version 2 also
+    # refuses a value that contains itself.
+    marshal.dumps(value, 2)
     return "".join(encode(value, 0))
