@@ -52,8 +52,12 @@ def main() -> int:
 
 
 def become_runtime_process() -> int:
-    from kappa_runtime import bootstrap
-
+    try:
+        from kappa_runtime import bootstrap
+    except (ImportError, AttributeError, TypeError):
+        # an interpreter whose `_json`, which is no public module, is another one
+        show_as_main().main()
+        return 0
     show_as_main()
     gc.freeze()
     gc.enable()

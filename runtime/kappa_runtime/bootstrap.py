@@ -9,13 +9,14 @@ or parts of awslambdaric itself. From then on the process is what `python -m aws
 
 What was begun here is not run again there: awslambdaric is given the event together with what came of it.
 
-This module's name matters: awslambdaric leaves the innermost callers whose file is a `/bootstrap.py` out of stack traces.
+This module's name matters: awslambdaric leaves the first frames, whose file is a `/bootstrap.py`, out of stack traces.
 docs/decisions/0016 says what was weighed.
 """
 
 from __future__ import annotations
 
 import _json  # the part of `json` that needs no `re`
+import _thread
 import importlib
 import marshal
 import os
@@ -111,6 +112,8 @@ class Loop:
         self.handler = handler
         self.whole: Any = None  # awslambdaric has no types
         self._path = sys.path[:]
+        # not held while anything is imported: another thread that imports could wait for it, and this one for that
+        self._setting_up = _thread.allocate_lock()
         self._request_id: str | None = None
         self._tenant_id: str | None = None
         import runtime_client
@@ -118,7 +121,7 @@ class Loop:
         runtime_client.initialize_client("")
         self._client = runtime_client
         self._context = lambda_context()
-        self._encode = encoder(ENSURE_ASCII[os.environ["AWS_EXECUTION_ENV"]])
+        self._encode = _ENCODERS[ENSURE_ASCII[os.environ["AWS_EXECUTION_ENV"]]]
         sys.stdout, sys.stderr = Unbuffered(sys.stdout), Unbuffered(sys.stderr)
         sys.meta_path.insert(0, Watcher(self))
 
@@ -132,7 +135,7 @@ class Loop:
     def load(self) -> Handler:
         module_name, _, name = self.handler.rpartition(".")
         if not module_name or module_name.split(".")[0] in sys.builtin_module_names:
-            whole(self.handler)
+            self.hand_over(None)
         try:
             module = importlib.import_module(module_name.replace("/", "."))
         except Exception as error:
@@ -142,15 +145,17 @@ class Loop:
         try:
             handler: Handler = getattr(module, name)
         except AttributeError:
-            self.load_whole()
             self.hand_over(None)
         return handler
 
     def serve(self, event: Event, handler: Handler) -> None:
         """One event: answered, or left to awslambdaric, and then this does not return."""
         body, headers = event
-        if headers.get("Content-Type") != _JSON or any(
-            headers.get(name) for name in ("Lambda-Runtime-Client-Context", "Lambda-Runtime-Cognito-Identity")
+        # a thread of the function's may have loaded it while this waited
+        if (
+            self.whole is not None
+            or headers.get("Content-Type") != _JSON
+            or any(headers.get(name) for name in ("Lambda-Runtime-Client-Context", "Lambda-Runtime-Cognito-Identity"))
         ):
             self.hand_over(handler, event)
         try:
@@ -199,7 +204,7 @@ class Loop:
         """Load awslambdaric, and give the root logger its handler, as it does before a function's first line."""
         if self.whole is not None:
             return self.whole
-        for finder in sys.meta_path:
+        for finder in sys.meta_path[:]:
             if isinstance(finder, Watcher):
                 sys.meta_path.remove(finder)
         path, sys.path = sys.path, self._path
@@ -209,12 +214,14 @@ class Loop:
         finally:
             sys.path = path
             self._client.initialize_client = initialize
-        bootstrap._GLOBAL_AWS_REQUEST_ID = self._request_id
-        bootstrap._GLOBAL_TENANT_ID = self._tenant_id
-        bootstrap._setup_logging(
-            bootstrap._AWS_LAMBDA_LOG_FORMAT, bootstrap._AWS_LAMBDA_LOG_LEVEL, bootstrap.StandardLogSink()
-        )
-        self.whole = bootstrap
+        with self._setting_up:
+            if self.whole is None:
+                bootstrap._GLOBAL_AWS_REQUEST_ID = self._request_id
+                bootstrap._GLOBAL_TENANT_ID = self._tenant_id
+                bootstrap._setup_logging(
+                    bootstrap._AWS_LAMBDA_LOG_FORMAT, bootstrap._AWS_LAMBDA_LOG_LEVEL, bootstrap.StandardLogSink()
+                )
+                self.whole = bootstrap
         return bootstrap
 
     def hand_over(
@@ -379,3 +386,7 @@ def dumps(value: Any, encode: Callable[[Any, int], Sequence[str]]) -> str:
     # refuses a value that contains itself.
     marshal.dumps(value, 2)
     return "".join(encode(value, 0))
+
+
+_ENCODERS = {ensure_ascii: encoder(ensure_ascii) for ensure_ascii in (True, False)}
+"""Made with the module: where `_json` takes other arguments, it cannot be imported, and `__main__` does without it."""

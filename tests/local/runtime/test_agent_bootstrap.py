@@ -1,6 +1,8 @@
 """A function cannot tell whether its process began in the agent's own loop or in awslambdaric: see kappa_runtime.bootstrap."""
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -92,6 +94,30 @@ def handler(event, context):
 """,
     "simplejson": "import simplejson\ndef handler(event, context):\n    return simplejson.loads('[1.5]')",
     "stdout": "import sys\ndef handler(event, context):\n    print('a', end='')\n    sys.stderr.write('b')\n    sys.stdout.writelines(['c', 'd\\n'])\n    return [type(sys.stdout).__name__, sys.stdout.fileno()]",
+    "a thread that logs between events": """
+import threading
+
+asked, logged = threading.Event(), threading.Event()
+
+def work():
+    asked.wait()
+    import logging
+    logging.getLogger().handlers[0].addFilter(lambda record: True)
+    logged.set()
+
+threading.Thread(target=work, daemon=True).start()
+served = []
+
+def handler(event, context):
+    served.append(event)
+    if len(served) == 1:
+        threading.Timer(0, asked.set).start()
+        return "first"
+    logged.wait()
+    import logging
+    logging.warning("in the second")
+    return len(logging.getLogger().handlers)
+""",
     "a thread that logs": """
 import threading
 
@@ -109,9 +135,9 @@ def handler(event, context):
 BODIES = [b'{"name": "world"}', b' [1, "\xc3\xa9"] ', b"no JSON", b"[NaN]", b"", b'"second"']
 
 
-def seen(agents: Any, code: str, env: dict[str, str], **config: Any) -> list[Any]:
+def seen(agents: Any, code: str, env: dict[str, str], handler: str = "main.handler") -> list[Any]:
     """What callers and the log get to see of some invocations."""
-    agent = agents.start(code, env=env, handler="main.handler", **config)
+    agent = agents.start(code, env=env, handler=handler)
     found: list[Any] = []
     for number, body in enumerate(BODIES):
         headers = {"Kappa-Request-Id": f"r-{number}", "X-Amz-Log-Type": "Tail", "X-Amzn-Trace-Id": "Root=1-2-3"}
@@ -147,6 +173,27 @@ def test_an_answer_that_has_no_encoding_ends_the_process(env: dict[str, str], ag
     assert (reply.error, reply.json["errorType"]) == ("Unhandled", "Runtime.ExitError")
     assert "UnicodeEncodeError" in agent.log
     assert agent.invoke(0).json == "fine"
+
+
+@pytest.mark.parametrize("handler", ["nodot", "sys.exit", "main.missing", "a.b.c", ".handler", "main/handler.x"])
+def test_a_bad_handler_is_told_of_alike(handler: str, agents: Any) -> None:
+    code = "def handler(event, context):\n    return 1\n"
+    alike = [seen(agents, code, env, handler) for env in ({}, AWSLAMBDARIC_FROM_THE_START)]
+    assert alike[0] == alike[1]
+
+
+def test_an_interpreter_with_another_json_accelerator_does_without_the_loop() -> None:
+    script = (
+        "import sys, _json; del _json.make_encoder\n"
+        "import kappa_runtime.__main__ as agent\n"
+        "import kappa_runtime.python_runtime as runtime\n"
+        "runtime.main = lambda: print('awslambdaric from the start')\n"
+        "sys.exit(agent.become_runtime_process())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert found.stdout == "awslambdaric from the start\n", found.stderr
 
 
 LOADED = """
