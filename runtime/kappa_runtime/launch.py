@@ -144,7 +144,6 @@ def become_python(variables: Mapping[str, str], handler: str, task_root: str) ->
         setattr(sys, f"__{name}__", text)
     sys.path.insert(0, task_root)
     sys.argv[:] = [environment.__file__.replace("environment", "python_runtime"), handler]
-    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     for number in _OF_A_TERMINAL:
         if _signal.getsignal(number) is _signal.SIG_IGN:
             interrupt = number == _signal.SIGINT
@@ -182,8 +181,7 @@ def run(main: Callable[[], int], env: Mapping[str, str], cwd: str, *, parent_dea
         return child
     status = 1
     try:
-        _signal.set_wakeup_fd(-1)
-        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGCHLD):
+        for number in (_signal.SIGINT, _signal.SIGCHLD):
             _signal.signal(number, _signal.SIG_DFL)
         # the agent's connections would stay open as long as this runs
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
@@ -210,13 +208,17 @@ def fork(cwd: str, *, parent_death: bool) -> Child | None:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(read_end, False)
     agent_pid = os.getpid()
+    # one that is for the child would be lost in the agent's handler, which the child has until it has its own
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM,))
     try:
         pid = os.fork()
     except OSError:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         os.close(read_end)
         os.close(write_end)
         raise
     if pid:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         os.close(write_end)
         # both sides do it, so that the group exists whoever comes first
         try:  # noqa: SIM105 - contextlib is not imported yet
@@ -225,6 +227,9 @@ def fork(cwd: str, *, parent_death: bool) -> Child | None:
             pass
         return Child(pid, read_end, started)
     try:
+        _signal.set_wakeup_fd(-1)
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         os.setpgid(0, 0)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)

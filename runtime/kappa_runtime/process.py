@@ -314,7 +314,7 @@ class RuntimeProcess:
         self.pid = 0
         self._clear_timer()
         said = self._journal.drain()
-        if state is State.STARTING and self._fetching:
+        if state is State.STARTING and self._fetching and not self.stopping:
             self._on_fetched(status, said)
             return
         if state is State.BUSY:
@@ -322,18 +322,20 @@ class RuntimeProcess:
         self._journal.close()
         self.hang_up()
         self._next = None
+        if self.stopping:
+            # the agent ended it: no failure, whatever it was about to do
+            self.state = State.STOPPED
+            return
         # one that ends while it has nothing to do waits for the next invocation, or it could do so for ever
         restart = self._restart or state is State.BUSY or (state is State.RETURNING and not self._was_idle)
         within, self._restart = self._within_invocation and self._restart, False
-        if state is State.STARTING and not self.stopping and self._agent.never_knew(self.api_port):
+        if state is State.STARTING and self._agent.never_knew(self.api_port):
             self.start(within_invocation=self._within_invocation)
             return
         if state is State.STARTING:
             self._fail_start(errors.start_error(errors.EXIT_ERROR, errors.exit_message("", errors.exited(status))))
         else:
             self.state = State.STOPPED
-        if self.stopping:
-            return
         if restart:
             self.start(within_invocation=within)
         else:

@@ -30,12 +30,24 @@ BUG_PAUSE: Final = 60.0
 """Seconds until an event is tried again over which this gateway stumbled."""
 
 
+class SeenTo(Exception):
+    """Somebody whose lease ran out has seen to the try all the same; the record says what follows."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        """Seconds until what follows."""
+
+
 class Handling:
-    """`run` it in a task of its own; `withdraw` ends its wait for a pod."""
+    """`run` it in a task of its own; `withdraw` ends its wait for a pod.
+
+    `earlier`: this gateway's own handling of the same event, on a lease that ran out while the gateway stood still.
+    """
 
     __slots__ = (
         "_answer",
         "_attempt",
+        "_earlier",
         "_events",
         "_function",
         "_is_pending",
@@ -49,8 +61,9 @@ class Handling:
         "withdrawn",
     )
 
-    def __init__(self, events: "Events", pump: "Pump", lease: Lease) -> None:
+    def __init__(self, events: "Events", pump: "Pump", lease: Lease, earlier: asyncio.Task[None] | None = None) -> None:
         self._events = events
+        self._earlier = earlier
         self._pump = pump
         self.lease = lease
         self.before = Before()
@@ -67,6 +80,10 @@ class Handling:
     async def run(self) -> None:
         """Never raises but `CancelledError`: then nothing was seen to, and the lease runs out."""
         try:
+            if self._earlier is not None:
+                # it may be on its way to a pod, which cannot know of it yet
+                await asyncio.wait({self._earlier})
+                self._earlier = None
             if self.lease.event.lane.kind is Kind.DELIVERY:
                 await deliver(self._events, self.lease)
             else:
@@ -121,6 +138,10 @@ class Handling:
             told = {"errorType": "Kappa.UnreadableEvent", "errorMessage": f"the event cannot be run: {error}"}
             await events.endings.refuse(self.lease, function, self.before, told)
             return
+        except SeenTo as seen:
+            await events.endings.give_back(self.lease, seen.delay)
+            self._pump.due_in(seen.delay)
+            return
         except LeaseGone:
             logger.info("an event was left to whoever has it now", extra={"request_id": event.id})
             return
@@ -172,17 +193,30 @@ class Handling:
     async def _try(self, function: FunctionState, ask: bool) -> Tried:
         number = self.before.attempts + 1
         is_lambda = function.protocol == "lambda"
-        if ask and is_lambda and (tried := await self._kept(function, number)) is not None:
-            return tried
+        if ask and is_lambda:
+            if (tried := await self._kept(function, number)) is not None:
+                return tried
+            await self._look_again(number)
         event = self.lease.event
         call = lambda_call(event, number) if is_lambda else web_call(event)
         attempt = self._attempt = Attempt(self._events.gateway, function, event, number, self._place, self._may_begin)
         if self.withdrawn:
             attempt.withdraw()
         tried = await attempt.run(call, self._worth_keeping(function))
-        if tried.uncertain and (found := await self._kept(function, number)) is not None:
-            return found
+        if tried.uncertain:
+            if (found := await self._kept(function, number)) is not None:
+                return found
+            if not self._may_begin():
+                # whoever has it now may have found the answer and seen to it: what is known here is out of date
+                raise LeaseGone
         return tried
+
+    async def _look_again(self, number: int) -> None:
+        """No pod keeps the answer to this try: nobody runs it, or it was seen to since the record was read, as what follows
+        is recorded before a pod may forget. Raises `SeenTo`."""
+        record = await self._record()
+        if record is not None and (record.status.final or record.attempts >= number):
+            raise SeenTo(max(record.next_attempt - self._events.clock(), 0.0) if record.next_attempt else 0.0)
 
     async def _kept(self, function: FunctionState, number: int) -> Tried | None:
         """What became of an attempt whose answer nobody saw; None: nobody knows of it."""

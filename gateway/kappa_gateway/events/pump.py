@@ -36,6 +36,8 @@ class Pump:
         settings = events.gateway.settings
         self.lane = lane
         self.in_hand: dict[Handling, asyncio.Task[None]] = {}
+        self._newest: dict[str, asyncio.Task[None]] = {}
+        """Of each event in hand, by its id: its last handling."""
         self.pending = 0
         """Of those in hand: how many wait for a slot."""
         self.held_bytes = 0
@@ -215,15 +217,18 @@ class Pump:
         self.budget.take(0, size)
         self.held_bytes += size
         self.pending += 1
-        handling = Handling(events, self, lease)
+        event_id = lease.event.id
+        handling = Handling(events, self, lease, self._newest.get(event_id))
         if events.stopping:
             handling.withdraw()
-        task = events.gateway.loop.create_task(handling.run(), name=f"event {lease.event.id}")
-        self.in_hand[handling] = task
+        task = events.gateway.loop.create_task(handling.run(), name=f"event {event_id}")
+        self.in_hand[handling] = self._newest[event_id] = task
         task.add_done_callback(lambda _: self._ended(handling, size))
 
     def _ended(self, handling: Handling, size: int) -> None:
-        del self.in_hand[handling]
+        task = self.in_hand.pop(handling)
+        if self._newest.get(handling.lease.event.id) is task:
+            del self._newest[handling.lease.event.id]
         self.held_bytes -= size
         self.budget.give(1, size)
         self._woken.set()

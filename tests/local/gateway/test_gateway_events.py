@@ -288,6 +288,70 @@ async def test_an_event_of_a_gateway_that_died_is_not_run_again(asynchronous, to
         assert script.kept_asked == ["answered/1"]
 
 
+async def test_an_answer_that_was_seen_to_while_the_pods_were_asked_is_not_run_for_again(asynchronous, tools):
+    """Its first holder is slow, not dead: it records what follows, and lets the pod forget, after the next one has looked."""
+    async with asynchronous([]) as run:
+        queue = run.gateway.events.queue
+        now = time.time()
+        for name in ("ended", "failed"):
+            await queue.put(Event(name, LANE, b"{}", now))
+        assert len(await queue.take(LANE, 2, 0)) == 2
+        meanwhile = {
+            "ended/1": Record("default", "hello", "ended", Status.SUCCEEDED, now, now, attempts=1, result="1"),
+            "failed/1": Record("default", "hello", "failed", Status.RETRYING, now, now, attempts=1, next_attempt=now),
+        }
+        script = Script(tools, tools.response(b'"run"'))
+
+        async def forgotten(request):
+            if request.method == "GET" and (record := meanwhile.pop(request.target.removeprefix("/kept/"), None)):
+                await queue.save(record)
+            return await script(request)
+
+        await run.add_pod(forgotten)
+        run.sink.put_function(tools.function())
+        assert (await final_record(run, "failed")).attempts == 2
+        await lanes_are_empty(run)
+        assert (await final_record(run, "ended")).result == "1"
+        assert script.attempts == [("failed", "2")]
+        assert not meanwhile
+
+
+async def test_a_lease_that_runs_out_in_the_gateways_own_hand_waits_for_the_first(asynchronous, tools):
+    """A gateway that stood still gets its own event again, while its request is on the way to a pod."""
+    arrived = asyncio.Event()
+
+    async def on_its_way(request):
+        await arrived.wait()
+        return tools.response(b'"once"')
+
+    async with asynchronous(queue_lease=0.5) as run:
+        queue = run.gateway.events.queue
+        real_take, handed_out = queue.take, []
+
+        async def extend(leases):
+            raise QueueUnavailable("the heartbeats come too late")
+
+        async def take(lane, count, wait):
+            leases = await real_take(lane, count, wait)
+            handed_out.extend(lease.hand_outs for lease in leases)
+            return leases
+
+        queue.extend, queue.take = extend, take
+        script = Script(tools, on_its_way)
+        await run.add_pod(script, concurrency=5)
+        request_id = await send(run)
+
+        async def third():
+            run.gateway.events.notify(LANE)
+            return 3 in handed_out
+
+        await until(third, "its third lease")
+        arrived.set()
+        assert (await final_record(run, request_id)).attempts == 1
+        await lanes_are_empty(run)
+        assert script.attempts == [(request_id, "1")]
+
+
 async def test_a_run_that_takes_longer_than_the_lease_stays_in_one_hand(asynchronous, tools):
     gate = asyncio.Event()
 

@@ -1,6 +1,7 @@
 """Everything at once, by a seeded die: pods that break, refuse and fail, a queue that comes and goes, gateways that end."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ from collections import Counter
 import pytest
 
 from kappa_core.event import Event, Kind, Lane, Status
+from kappa_gateway.backend import Pod as AgentPod
 from kappa_gateway.queue.protocol import QueueUnavailable
 
 EVENTS = 150
@@ -90,9 +92,16 @@ async def test_every_event_ends_and_no_attempt_runs_twice(tools, tmp_path, seed)
     async def gateway(seconds):
         backend = tools.backend()
         backend.functions = [tools.function(name) for name in FUNCTIONS]
-        async with tools.running(backend, **settings) as run:
+        async with contextlib.AsyncExitStack() as ends:
             for number, (name, pod) in enumerate(pods.items()):
-                await run.add_pod(pod, function=name, name=f"pod-{name}", concurrency=1 + number)
+                # there before the gateway: it asks those it knows once it is synced, and runs what none of them keeps
+                served = tools.pod(pod)
+                await served.start()
+                ends.push_async_callback(served.stop)
+                backend.pods.append(
+                    AgentPod("default", f"pod-{name}", name, "127.0.0.1", served.port, 1 + number, "lambda")
+                )
+            run = await ends.enter_async_context(tools.running(backend, **settings))
             events = run.gateway.events
             real_record = events.queue.record
             trouble(events.queue, die)

@@ -78,6 +78,46 @@ def test_sigterm_while_the_agent_itself_starts(agents):
         assert agents.start(SLEEPER).stop() == 0
 
 
+@pytest.mark.parametrize("env", [{}, {"PYTHONNOUSERSITE": "1"}], ids=["forked", "an interpreter of its own"])
+def test_a_stop_while_a_runtime_process_starts_is_no_failed_start(env, agents, wait_until, is_alive):
+    agent = agents.start("import time\nprint('began')\ntime.sleep(60)\n", env=env)
+    wait_until(lambda: "began" in agent.log, "it starts")
+    (runtime,) = agent.runtimes()
+    began = time.monotonic()
+    assert agent.stop() == 0
+    assert time.monotonic() - began < 1, "it ends with SIGTERM"
+    assert not is_alive(runtime)
+    assert agent.log == "began\n"
+
+
+def test_a_stop_between_fork_and_exec_ends_the_process():
+    """The agent's own handler for SIGTERM, which the fork has too, must not take it."""
+    script = """
+import os, signal, sys
+from kappa_runtime import launch
+
+taken = []
+signal.signal(signal.SIGTERM, lambda *args: taken.append(args))
+gate, opened = os.pipe()
+launch._die_first = lambda: os.read(gate, 1)
+go_on = os.fork
+def fork():
+    pid = go_on()
+    if pid:
+        os.setpgid(pid, pid)
+        os.killpg(pid, signal.SIGTERM)
+        os.write(opened, b"x")
+    return pid
+os.fork = fork
+child = launch.spawn(["sleep", "30"], os.environ, "/", parent_death=False)
+_, status = os.waitpid(child.pid, 0)
+assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, status
+os.kill(os.getpid(), signal.SIGTERM)
+assert len(taken) == 1, "the agent has its handler still"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=40)
+
+
 def test_the_runtime_process_gets_to_say_goodbye(agents):
     agent = agents.start(
         """
