@@ -71,12 +71,13 @@ def _kill(kubectl: Any, pods: list[dict[str, Any]]) -> set[str]:
 def _wait_for_others(gateways: Callable[[], list[dict[str, Any]]], killed: set[str], eventually: Any) -> None:
     """As many as were killed. The Deployment's status may say still that the old ones are ready."""
 
-    def ready() -> None:
+    def ready() -> bool:
         found = {pod["metadata"]["name"]: pod["status"].get("conditions", []) for pod in gateways()}
         assert not killed & found.keys()
         assert len(found) == len(killed), list(found)
         for name, conditions in found.items():
             assert any((one["type"], one["status"]) == ("Ready", "True") for one in conditions), name
+        return True
 
     eventually(ready, timeout=90)
 
