@@ -68,6 +68,16 @@ class Kubectl:
     def json(self, *args: str, namespace: str | None = None) -> Any:
         return json.loads(self(*args, "-o", "json", namespace=namespace))
 
+    def exec_last(self, pod: str, *command: str, namespace: str | None = None) -> None:
+        """Runs in a pod's container what ends that container, and so, often, the command itself before it can say how it went.
+
+        What it says is therefore printed alone, for a test that fails: it must see for itself that the container ended.
+        """
+        try:
+            self("exec", pod, "--", *command, namespace=namespace)
+        except CommandFailed as error:
+            print(error)
+
     def items(self, *args: str, namespace: str | None = None) -> list[dict[str, Any]]:
         """The `items` of a list: `kubectl.items("get", "pods", "-l", "a=b")`."""
         items: list[dict[str, Any]] = self.json(*args, namespace=namespace)["items"]

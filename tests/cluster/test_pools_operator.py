@@ -325,6 +325,6 @@ def test_a_crashed_pod_from_a_pool_is_replaced(place: Namespace) -> None:
     place.claim(function, pod, in_flight=1)
     place.specialize(function, pod)
     place.eventually(lambda: place.is_adopted("hello", pod), timeout=60)
-    place.kubectl("exec", pod["metadata"]["name"], "--", "/bin/sh", "-c", "kill -TERM 1", namespace=place.name)
+    place.kubectl.exec_last(pod["metadata"]["name"], "/bin/sh", "-c", "kill -TERM 1", namespace=place.name)
     place.eventually(lambda: place.is_gone(pod), timeout=60)
     place.eventually(lambda: [p for p in place.pods("kappa.run/function=hello") if is_ready(p)], timeout=60)
