@@ -20,6 +20,7 @@ Each carries a message for a person: what, where, and how to mend it. The names 
 Invoke API where it has one. What a function itself does wrong is no error here: it is an answer with `FunctionError`.
 """
 
+import json
 from typing import Final
 
 from kappa_core.reasons import Reason
@@ -131,3 +132,44 @@ class QueueFull(Throttled):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retry_after=10.0, reason="QueueFull")
+
+
+def encode(error: KappaError) -> bytes:
+    """JSON, for another gateway: `{"error": class name, "message": …, "reason": …, "retryAfter": seconds or null}`."""
+    return json.dumps(
+        {
+            "error": type(error).__name__,
+            "message": error.message,
+            "reason": str(getattr(error, "reason", "")),
+            "retryAfter": error.retry_after,
+        }
+    ).encode()
+
+
+def decode(body: bytes) -> KappaError:
+    """The error that `encode` was given; for what cannot be read, or is unknown here, the root of them."""
+    try:
+        said = json.loads(body)
+        kind, message, reason = _KINDS.get(said["error"], KappaError), str(said["message"]), str(said["reason"])
+        if kind is Throttled:
+            return Throttled(message, retry_after=float(said["retryAfter"] or 1.0), reason=reason)
+        return FunctionFailed(message, reason=reason) if kind is FunctionFailed else kind(message)
+    except (ValueError, KeyError, TypeError):
+        return KappaError("another gateway answered with an error that cannot be read")
+
+
+_KINDS: Final = {
+    kind.__name__: kind
+    for kind in (
+        InvalidRequest,
+        InvalidRequestContent,
+        RequestTooLarge,
+        FunctionNotFound,
+        Throttled,
+        FunctionFailed,
+        PodLost,
+        BadAnswer,
+        GatewayTimeout,
+        Unavailable,
+    )
+}

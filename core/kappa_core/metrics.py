@@ -90,8 +90,8 @@ class ColdStartReason(StrEnum):
     """No pool of this runtime in this namespace has a pod, or there are no pools."""
     POOL_EMPTY = "pool_empty"
     """Every pod of the pool was taken, or had not started yet."""
-    SHARE = "share"
-    """This gateway's share of `maxReplicas` was used up, and no other lent a place of its own."""
+    HANDOVER = "handover"
+    """The gateways changed, and another one claims for the function from now on: for a second, none does."""
     STARTING = "starting"
     """As many pods of the function as the load calls for were there or about to serve."""
 

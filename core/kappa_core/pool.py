@@ -1,4 +1,4 @@
-"""Warm pools: who may use one, how large it is, and how gateways share what is left of `maxReplicas`. All of it pure.
+"""Warm pools: who may use one, how large it is, and which gateway claims its pods for a function. All of it pure.
 
 A pool is a Deployment of generic pods of one runtime in one namespace, their runtime process already started. A cold start
 of an *eligible* Function takes one over in a single request (`POST /specialize`) instead of starting a pod.
@@ -144,24 +144,13 @@ def leaving(free: Iterable[PodFacts], surplus: int) -> tuple[list[PodFacts], lis
     return [pod for pod in go if pod.deletion_cost >= 0], [pod for pod in stay if pod.deletion_cost < 0]
 
 
-def rank(function_key: str, gateway: str, gateways: Collection[str]) -> int:
-    """The place of `gateway` among `gateways` for this function, from 0: each computes the same order (rendezvous hashing).
+def owner(function_key: str, gateways: Collection[str]) -> str:
+    """Which of the gateways claims pool pods for this function: each computes the same one (rendezvous hashing).
 
-    Raises `ValueError` if `gateway` is none of them.
+    Raises `ValueError` if there are none.
     """
-    return sorted(set(gateways), key=lambda name: _score(function_key, name)).index(gateway)
+    return min(gateways, key=lambda name: _score(function_key, name))
 
 
 def _score(function_key: str, gateway: str) -> bytes:
     return hashlib.blake2b(f"{function_key}\0{gateway}".encode(), digest_size=8).digest() + gateway.encode()
-
-
-def share(remaining: int, rank: int, gateways: int) -> int:
-    """How many of `remaining` pods the gateway of this `rank` may claim; over all ranks they add up to `remaining`.
-
-    `remaining` must be what every gateway sees (`maxReplicas` less the pods that carry the function's label), and what
-    this gateway has claimed beyond those counts against its share.
-    """
-    if remaining <= 0 or gateways <= 0:
-        return 0
-    return remaining // gateways + (1 if rank < remaining % gateways else 0)

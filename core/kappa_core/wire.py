@@ -55,11 +55,15 @@ DEMAND_PATH: Final = "/v1/demand"
 CODE_PATH: Final = "/v1/code/"
 """There too: `GET CODE_PATH + sha256` is an archive that some Function names, for a pool pod that becomes it. Who knows
 the hash may have it."""
-LOANS_PATH: Final = "/v1/loans"
-"""There too: `POST` with a request as in `kappa_gateway.pools.loans`; 200 if a place of `maxReplicas` is lent, 409 if not,
-403 if the request is not a gateway's of this installation."""
-SIGNATURE: Final = "Kappa-Signature"
-"""Base64, on such a request."""
+BACKLOG_PATH: Final = "/v1/backlog"
+"""There too: `POST` with `PEER_PROOF` and `FUNCTION` says to the gateway that claims pool pods for a function that it has
+events in the queue."""
+# Also there: `POST INVOKE_PATH` with `PEER_PROOF` and `FUNCTION` passes an invocation on to the gateway that claims pool
+# pods for the function. Its answer is a pod's; or it has `REFUSED: error`, and its body is `errors.encode`'s.
+PEER_PROOF: Final = "Kappa-Peer-Proof"
+"""Proof that the request is a gateway's of this installation: `SECONDS.HEX`, see `kappa_gateway.invoke.peers`."""
+FUNCTION: Final = "Kappa-Function"
+"""`namespace/name`, on such a request."""
 
 # Request headers, gateway → agent. All optional: without them the agent makes an id and uses its own timeout.
 REQUEST_ID: Final = "Kappa-Request-Id"
@@ -93,6 +97,8 @@ COLD_START: Final = "Kappa-Cold-Start"
 """On the gateway's answer to the invocation that waited for a pod: `pool;total=8.1;queue=0.1;init=2.2…`, phases as in
 `metrics.Phase`, in ms."""
 
+REFUSED_ERROR: Final = "error"
+"""By a gateway, of an invocation that another one passed on."""
 REFUSED_BUSY: Final = "busy"
 REFUSED_DRAINING: Final = "draining"
 REFUSED_POOL: Final = "pool"

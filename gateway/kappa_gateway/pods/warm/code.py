@@ -1,9 +1,9 @@
 """Archives for pool pods: fetched once, checked by their hash, kept in memory up to a bound.
 
-A small one travels in the request that makes a pod a function's; a larger one the pod fetches from this gateway's internal
-port, where knowing the hash is the right to have it. One that is not here, or cannot be fetched from here, the pod fetches
-from where the Function says, as it would without a pool: no request waits for this cache. Only http and https are fetched:
-what s3 gives is for the function's own credentials, which the gateway has not.
+A small one travels in the specialize request. A larger one the pod fetches from this gateway's internal port, where
+knowing the hash is the right to read it. An archive that is not cached, the pod fetches from the Function's URL, as it
+would without a pool: no request waits for this cache. Only http and https are fetched here, because s3 needs the
+function's own credentials.
 """
 
 import asyncio
@@ -11,17 +11,15 @@ import hashlib
 import logging
 import socket
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiohttp
 
 from kappa_core import wire
+from kappa_core.agent_config import AgentConfig
 from kappa_core.function import ArchiveCode
-from kappa_gateway.events.destinations import addresses
 from kappa_gateway.settings import Settings
-
-if TYPE_CHECKING:
-    from kappa_core.agent_config import AgentConfig
+from kappa_gateway.transport import addresses
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +43,14 @@ class CodeCache:
         self._session: aiohttp.ClientSession | None = None
 
     def get(self, sha256: str) -> bytes | None:
-        """An archive that is here."""
+        """An archive that is cached."""
         content = self._kept.get(sha256)
         if content is not None:
             self._kept.move_to_end(sha256)
         return content
 
-    def for_pod(self, archive: ArchiveCode, config: "AgentConfig") -> tuple[bytes, "AgentConfig"]:
-        """What goes into the request's body, and the config that says where the pod gets the rest."""
+    def for_pod(self, archive: ArchiveCode, config: AgentConfig) -> tuple[bytes, AgentConfig]:
+        """The code for the specialize request's body, and the config that says where the pod gets what is not in it."""
         content = self.get(archive.sha256)
         if content is None:
             self.prefetch(archive)
@@ -65,7 +63,7 @@ class CodeCache:
         return b"", config
 
     def prefetch(self, archive: ArchiveCode) -> None:
-        """Have it here for a cold start to come."""
+        """Fetch it ahead of a cold start."""
         key = archive.sha256
         if not self._settings.code_cache_bytes or not archive.url.startswith(("https://", "http://")):
             return
@@ -76,7 +74,7 @@ class CodeCache:
         task.add_done_callback(lambda _: self._fetching.pop(key, None))
 
     def keep(self, sha256: str, content: bytes) -> None:
-        """Those used longest ago make room."""
+        """Add an archive; those used longest ago make room."""
         if len(content) > self._settings.code_cache_bytes or sha256 in self._kept:
             return
         self._kept[sha256] = content

@@ -1,22 +1,38 @@
-"""One HTTP/1.1 connection to a pod: one request in flight, bytes passed on as they come, both ends brake."""
+"""One HTTP/1.1 connection: one request in flight, bytes passed on as they come, back-pressure in both directions."""
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
-from kappa_core.errors import BadAnswer, KappaError, PodLost
-
-if TYPE_CHECKING:
-    from kappa_gateway.upstream import Pool
+from kappa_core.errors import BadAnswer, GatewayTimeout, KappaError, PodLost
 
 HIGH_WATER: Final = 256 * 1024
-"""Bytes of an answer that wait here for a slow client before the pod is no longer read."""
+"""Bytes of an answer that wait here for a slow client before the connection is no longer read."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 
 
+class Owner(Protocol):
+    """What a connection belongs to: its endpoint. It learns when the connection carries a request, idles, or is lost."""
+
+    @property
+    def name(self) -> str:
+        """For messages, such as `pod hello-7d4`."""
+
+    def began(self, connection: "Connection") -> None: ...
+
+    def ended(self, connection: "Connection") -> None:
+        """Its request is over, whatever came of it."""
+
+    def keep(self, connection: "Connection") -> None:
+        """It can carry another request: kept idle, or closed where nothing new goes to this address."""
+
+    def lost(self, connection: "Connection") -> None:
+        """It is closed, or cannot carry another request."""
+
+
 class Connection(asyncio.Protocol):
-    """One connection to a pod. `begin`, `write`, `await head()`, `await chunk()` until None, `finish`."""
+    """`begin`, `write`, `await head()`, `await chunk()` until None, `finish`. Made by `endpoint.Endpoint.connect`."""
 
     __slots__ = (
         "_closed",
@@ -27,18 +43,21 @@ class Connection(asyncio.Protocol):
         "_is_head",
         "_paused",
         "_until_close",
+        "_loop",
+        "_owner",
+        "_subject",
+        "_timeout",
         "_waiter",
         "active",
         "body",
+        "closing_request",
         "complete",
         "deadline",
         "error",
-        "farewell",
         "headers",
         "idle_since",
         "keep_alive",
         "parser",
-        "pool",
         "received",
         "size",
         "status",
@@ -46,8 +65,11 @@ class Connection(asyncio.Protocol):
         "used",
     )
 
-    def __init__(self, pool: "Pool") -> None:
-        self.pool = pool
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner) -> None:
+        self._loop = loop
+        self._owner = owner
+        self._subject = ""
+        self._timeout = 0.0
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.parser = httptools.HttpResponseParser(self)
         self.used = False
@@ -65,8 +87,8 @@ class Connection(asyncio.Protocol):
         self.received = False
         """Whether a byte of the answer came."""
         self.error: KappaError | None = None
-        self.farewell = b""
-        """A last request, sent if the connection is closed in good order before another one: see `events.kept.hold`."""
+        self.closing_request = b""
+        """A last request, sent if the connection is closed in good order before it carries another one."""
         self._head_done = True
         self._head_bytes = 0
         self._interim = False
@@ -79,11 +101,16 @@ class Connection(asyncio.Protocol):
 
     # -- one request
 
-    def begin(self, deadline: float, *, is_head: bool = False) -> None:
-        """A request follows; `deadline` by `time.monotonic` is when its whole answer must be here."""
+    def begin(self, deadline: float, *, subject: str = "", timeout: float = 0.0, is_head: bool = False) -> None:
+        """A request follows. By `deadline` (`time.monotonic`) its whole answer must be here.
+
+        Errors name the `subject`, such as the function, and the `timeout` (seconds) that its owner set.
+        """
         self.active = True
         self.deadline = deadline
-        self.farewell = b""
+        self._subject = f"{subject}: " if subject else ""
+        self._timeout = timeout
+        self.closing_request = b""
         self.status = 0
         self.headers = []
         self.body = []
@@ -91,13 +118,13 @@ class Connection(asyncio.Protocol):
         self.complete = self.received = self._head_done = self._until_close = False
         self._head_bytes = 0
         self._is_head = is_head
-        self.pool.upstream.active.add(self)
+        self._owner.began(self)
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
     async def drain(self) -> None:
-        """Wait until the pod has taken most of what was written."""
+        """Wait until the peer has taken most of what was written."""
         if self._drained is not None and self.error is None:
             await self._drained
 
@@ -126,40 +153,48 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return data
 
+    def leave(self) -> None:
+        """The request is over, and the caller goes on to hold the connection."""
+        self.active = False
+        self._owner.ended(self)
+
     def finish(self) -> None:
         """The request is over: keep the connection if it can be used again, else close it."""
         if not self.active:
             return
-        self.active = False
-        self.pool.upstream.active.discard(self)
-        if self.complete and self.keep_alive and not self._closed and self._drained is None and not self.pool.closed:
+        self.leave()
+        if self.complete and self.keep_alive and not self._closed and self._drained is None:
             if self._paused:
                 self._paused = False
                 self.transport.resume_reading()
             self.used = True
-            self.idle_since = self.pool.upstream.now
-            self.pool.idle.append(self)
+            self._owner.keep(self)
         else:
             self.close()
 
     def abort(self, error: KappaError) -> None:
-        """Give up at once: whoever waits gets `error`, the pod sees the connection break."""
+        """Give up at once: whoever waits gets `error`, the peer sees the connection break."""
         if self.error is None:
             self.error = error
-        self.farewell = b""
+        self.closing_request = b""
         if self.transport is not None and not self._closed:
             self.transport.abort()
         self._wake()
 
+    def time_out(self) -> None:
+        """The deadline has passed."""
+        limit = f" (timeout {self._timeout:g} s)" if self._timeout else ""
+        self.abort(GatewayTimeout(f"{self._subject}{self._owner.name} gave no answer in time{limit}"))
+
     def close(self) -> None:
-        if self.farewell and not self.active and not self._closed:
-            self.transport.write(self.farewell)
+        if self.closing_request and not self.active and not self._closed:
+            self.transport.write(self.closing_request)
         self._closed = True
         if self.transport is not None:
             self.transport.close()
 
     async def _wait(self) -> None:
-        waiter = self._waiter = self.pool.upstream.loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
         try:
             await waiter
         finally:
@@ -177,21 +212,21 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
-        self.pool.lost(self)
+        self._owner.lost(self)
         if self.active and not self.complete:
             if self._until_close and exc is None:
                 self.complete = True
             elif self.error is None:
                 self.error = PodLost(
-                    f"{self.pool.pod.function.key}: the connection to pod {self.pool.pod.pod.name} broke before its answer was "
-                    "complete; the invocation may have run. See the pod's log"
+                    f"{self._subject}the connection to {self._owner.name} broke before its answer was complete; "
+                    "the invocation may have run. See its log"
                 )
         self.resume_writing()
         self._wake()
 
     def pause_writing(self) -> None:
         if self._drained is None:
-            self._drained = self.pool.upstream.loop.create_future()
+            self._drained = self._loop.create_future()
 
     def resume_writing(self) -> None:
         drained, self._drained = self._drained, None
@@ -200,9 +235,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.active or self.complete:
-            # bytes that nobody asked for: this connection cannot be trusted to frame the next answer
+            # bytes that no request asked for: this connection cannot be trusted to frame the next answer
             self.keep_alive = False
-            self.pool.lost(self)
+            self._owner.lost(self)
             self.close()
             return
         self.received = True
@@ -224,7 +259,7 @@ class Connection(asyncio.Protocol):
 
     def _bad(self, what: str) -> None:
         if not self.complete:
-            self.abort(BadAnswer(f"{self.pool.pod.function.key}: pod {self.pool.pod.pod.name}: {what}"))
+            self.abort(BadAnswer(f"{self._subject}{self._owner.name}: {what}"))
         else:
             self.close()
             self._wake()
@@ -233,7 +268,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self.complete:
-            raise ValueError("an answer that nobody asked for")
+            raise ValueError("an answer that no request asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
@@ -242,11 +277,11 @@ class Connection(asyncio.Protocol):
         status = self.parser.get_status_code()
         if status < 200:
             if status == 101:
-                raise ValueError("it changed the protocol though nobody asked")
+                raise ValueError("it changed the protocol unasked")
             self._interim = True
             return
         if status > 599:
-            raise ValueError(f"status {status} is none of HTTP's")
+            raise ValueError(f"status {status} is not one of HTTP's")
         self.status = status
         self._head_done = True
         if self._is_head:

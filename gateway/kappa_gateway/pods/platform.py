@@ -1,7 +1,7 @@
-"""What the gateway knows of its platform: pods and functions, told by a backend (Kubernetes, or local processes).
+"""The platform as the gateway sees it: functions and pods, reported by a backend (Kubernetes, or local processes).
 
-A `Backend` runs for as long as the gateway and tells the `Sink` what it sees. Every method of the sink is synchronous,
-cheap and idempotent, and is called on the gateway's event loop.
+A `Backend` runs for as long as the gateway and reports what it sees to the `Sink`. Every method of the sink is
+synchronous, cheap and idempotent, and is called on the gateway's event loop.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,8 +25,6 @@ class Pod:
     concurrency: int
     """Invocations it takes at once."""
     protocol: Literal["lambda", "http"]
-    ready: bool = False
-    """The platform says that it is ready. The gateway never waits for that: it dials the pod by itself."""
     terminating: bool = False
     created_at: float | None = None
     """Seconds since the epoch, where known: for the phases of a cold start."""
@@ -36,25 +34,25 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class PoolPod:
-    """A pod of a warm pool that is no function's yet, as the platform sees it."""
+    """A pod of a warm pool that has no function yet, as the platform sees it."""
 
     namespace: str
     runtime: str
     name: str
     uid: str
-    """What a request that makes it a function's is signed for."""
+    """The specialize request is signed for this pod alone."""
     host: str | None
     """IP address; None until it is known."""
     port: int
     created_at: float | None = None
     """Seconds since the epoch, where known."""
     leaving: bool = False
-    """Its pool shrinks, and the platform is about to delete it: it must not be claimed any more."""
+    """Its pool shrinks, and the platform is about to delete it: it must no longer be claimed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A gateway of this installation, this one too."""
+    """A gateway of this installation, this one included."""
 
     name: str
     host: str | None
@@ -62,13 +60,13 @@ class Peer:
 
 
 class Sink(Protocol):
-    """The gateway's registry, as a backend sees it."""
+    """What a backend reports to: the gateway's registry."""
 
     def replace_functions(self, functions: Iterable[Function]) -> None:
         """The first list, and every list after a lost watch: a function that is not in it is gone."""
 
     def put_function(self, function: Function) -> None:
-        """A function was made or changed."""
+        """A function was created or changed."""
 
     def remove_function(self, namespace: str, name: str) -> None:
         """A function was deleted."""
@@ -77,26 +75,26 @@ class Sink(Protocol):
         """The first list, and every list after a lost watch: a pod that is not in it is gone."""
 
     def put_pod(self, pod: Pod) -> None:
-        """A pod was made or changed."""
+        """A pod was created or changed."""
 
     def remove_pod(self, namespace: str, name: str) -> None:
         """A pod is gone."""
 
     def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
-        """As `replace_pods`. A backend without pools says nothing."""
+        """As `replace_pods`. A backend without pools never calls it."""
 
     def put_pool_pod(self, pod: PoolPod) -> None:
-        """A pool pod was made or changed."""
+        """A pool pod was created or changed."""
 
     def remove_pool_pod(self, namespace: str, name: str) -> None:
-        """A pool pod is gone, or a function's now, or about to end."""
+        """A pool pod is gone, or belongs to a function now, or is about to end."""
 
     def replace_peers(self, peers: Iterable[Peer]) -> None:
-        """All gateways that may claim pool pods. Without a word of it, this one is alone."""
+        """All gateways that may claim pool pods. A backend that never calls it has this gateway alone."""
 
 
 class Backend(Protocol):
     """Where functions and pods come from."""
 
     async def run(self, sink: Sink) -> None:
-        """Tell `sink` everything, until cancelled; a lost connection is made again by the backend itself."""
+        """Report everything to `sink`, until cancelled. The backend itself reconnects where it has to."""

@@ -8,12 +8,11 @@ claims as many as one that comes at once (`scaling.needed` counts what is in fli
 
 Until a first answer says how long an invocation takes, there is one pod at first, and the number may double every 50 ms.
 
-Pods that the Deployment has only begun to start, and that have no address yet, spare no claim: a claimed pod serves before
-them, and takes the place of one of them once it is adopted.
+Pods that the Deployment has only begun to start, and that have no address yet, do not make a claim unnecessary: a claimed
+pod serves before them, and takes the place of one of them once it is adopted. They do count towards `maxReplicas`.
 
-Gateways share no counter. Each claims at most its share of `maxReplicas` less the pods that are not its own (`pool.share`),
-and keeps what it claimed counted against that share: however late it sees the others' pods, together they stay within.
-What its share does not allow it may borrow from another gateway's (`loans`).
+One gateway at a time claims for a function (`ownership`), so it sees every claim. The others pass requests on to it where
+this rule would have them claim.
 """
 
 import math
@@ -21,7 +20,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from kappa_core.metrics import ColdStartReason
-from kappa_core.pool import share
 from kappa_core.scaling import DEFAULT_COLD_START
 
 DOUBLING: Final = 0.05
@@ -45,13 +43,10 @@ class Situation:
     """Seconds, of the Deployment; 0 while none was seen."""
     pods: int = 0
     """Pods that serve, or will in a moment: claimed ones among them. Not those that have no address yet."""
-    own: int = 0
-    """Of `pods`, the ones that this gateway claimed within its share, and those for which it lent a place of it."""
+    begun: int = 0
+    """Those that have no address yet."""
     free: int = 0
     """Pool pods that can be claimed."""
-    rank: int = 0
-    """This gateway's place among `gateways`."""
-    gateways: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +56,6 @@ class Decision:
     """Why not more."""
     look_again: float | None = None
     """Seconds after which the decision may be another though nothing has happened."""
-    borrow: int = 0
-    """How many more it would be, were there no share to keep to."""
 
 
 def decide(now: Situation) -> Decision:
@@ -71,21 +64,13 @@ def decide(now: Situation) -> Decision:
         return Decision(0, ColdStartReason.CLAIMED)
     wanted, look_again = _wanted(now)
     lacking = wanted - now.pods
-    if lacking <= 0:
+    room = now.max_replicas - now.pods - now.begun
+    if lacking <= 0 or room <= 0:
         return Decision(0, ColdStartReason.STARTING, look_again)
-    most = min(lacking, now.free, now.waiting)
-    claims = min(most, places(now))
-    borrow = max(min(most - claims, now.max_replicas - now.pods - claims), 0) if now.gateways > 1 else 0
-    if claims < most:
-        return Decision(claims, ColdStartReason.SHARE, None if borrow else look_again, borrow)
-    reason = ColdStartReason.POOL_EMPTY if now.free < lacking else ColdStartReason.CLAIMED
-    return Decision(claims, reason, look_again)
-
-
-def places(now: Situation) -> int:
-    """How many more pods this gateway's share of `max_replicas` allows it to claim, or to lend."""
-    others = now.pods - now.own
-    return max(share(now.max_replicas - others, now.rank, now.gateways) - now.own, 0)
+    claims = min(lacking, now.free, now.waiting, room)
+    if now.free < lacking:
+        return Decision(claims, ColdStartReason.POOL_EMPTY, look_again)
+    return Decision(claims, ColdStartReason.STARTING if room < lacking else ColdStartReason.CLAIMED, look_again)
 
 
 def _wanted(now: Situation) -> tuple[int, float | None]:

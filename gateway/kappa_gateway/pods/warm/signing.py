@@ -1,10 +1,13 @@
-"""The gateways' key: with it they say which function a pool pod becomes. Pods have only the public half."""
+"""The gateways' key. With it they sign which function a pool pod gets, whose agent has only the public half; and a gateway
+proves to another one that it is one."""
 
 import base64
 import binascii
+import hashlib
+import hmac
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kappa_gateway.settings import Settings
 
@@ -16,6 +19,10 @@ class BadKey(Exception):
     """The key that the settings name cannot be used; the message says which setting."""
 
 
+_PROOF: Final = b"kappa.run/peer"
+"""Keeps the key of proofs apart from whatever else is derived from the gateways' key."""
+
+
 class Signer:
     """Ed25519. Made from 32 bytes, RFC 8032's private key."""
 
@@ -23,7 +30,7 @@ class Signer:
         self._private_key = private_key
 
     def prepare(self) -> None:
-        """Have all in memory that signing takes."""
+        """Load what signing takes, which costs 20 ms, ahead of the first signature."""
         _ = self._key
 
     @cached_property
@@ -37,15 +44,16 @@ class Signer:
         """The signature, 64 bytes."""
         return self._key.sign(message).signature
 
-    def verify(self, message: bytes, signature: bytes) -> bool:
-        """Whether it is a signature of this key."""
-        from nacl.exceptions import CryptoError
+    def prove(self, message: bytes) -> str:
+        """A proof for other gateways that this message is a gateway's, in hexadecimal; takes 2 µs, a signature takes 40."""
+        return hashlib.blake2b(message, key=self._proof_key, digest_size=32).hexdigest()
 
-        try:
-            self._key.verify_key.verify(message, signature)
-        except (CryptoError, ValueError):  # ValueError: not 64 bytes
-            return False
-        return True
+    def is_proof(self, message: bytes, proof: str) -> bool:
+        return hmac.compare_digest(self.prove(message).encode(), proof.encode())
+
+    @cached_property
+    def _proof_key(self) -> bytes:
+        return hashlib.blake2b(_PROOF, key=self._private_key, digest_size=32).digest()
 
     @property
     def public_key(self) -> str:

@@ -1,8 +1,12 @@
 """Which request goes to which pod: slots and waiting requests, first come first served. No I/O, no event loop.
 
 - A request takes a free slot at once, of the pod with the fewest of this gateway's requests; else it waits.
-- A freed slot wakes the first that waits. Nobody overtakes: while anything waits, no pod has a free slot.
-- Several gateways share no counter: the pod itself refuses what is too much, before it runs anything. A pod that
+- While requests wait, the source of warm pods is asked for more. It offers pods that it has claimed, or names the
+  gateway that claims for this function, and then requests are passed on to that one.
+- A freed slot wakes the first that waits. Nothing overtakes: while anything waits, no pod has a free slot.
+- No more than `maxReplicas` pods of a function get requests. A ready pod beyond that (the one that a ReplicaSet began
+  in place of a claimed pod, or the new one of a rollout) stays idle until another one goes.
+- Gateways share no counter of slots: the pod itself refuses what is too much, before it runs anything. A pod that
   refused is asked again when one of our own requests there ends, or after a pause that doubles.
 
 Every method must be called on one thread. Methods that grant or refuse call `Ticket.wake` before they return.
@@ -11,10 +15,14 @@ Every method must be called on one thread. Methods that grant or refuse call `Ti
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from kappa_core.errors import FunctionNotFound, KappaError, Throttled
-from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
+from kappa_core.metrics import ColdStartReason
+from kappa_gateway.pods.offer import Source
+from kappa_gateway.pods.platform import Peer
+from kappa_gateway.pods.state import FunctionState, PodState, PodStatus, Ticket
 
 FIRST_PAUSE: Final = 0.01
 """Seconds until a pod that refused is asked again, the first time in a row; doubles up to `LONGEST_PAUSE`."""
@@ -22,45 +30,52 @@ LONGEST_PAUSE: Final = 0.32
 ALARM_EARLY: Final = 0.002
 """Seconds by which a loop's timer may come before its moment: uvloop's clock counts milliseconds."""
 _WEIGHT: Final = 0.2
-"""Of the newest value in moving averages."""
+"""Of the newest duration in its moving average."""
+_COLD_START_WEIGHT: Final = 0.3
 
 
 class Dispatcher:
-    """`on_waiting(function)` is called when a function's first request starts to wait, `on_alarm(when)` when `tick` is
-    to be called at `when` by `clock` (seconds, monotonic). `claim(function)` may give a `claimable` function that has
-    requests waiting another pod at once, by `set_status`."""
+    """`warm` is the source of warm pods. `clock`: seconds, monotonic; `call_at(when, callback)` is by that clock.
+
+    `on_waiting(function)` is called when a function's first request starts to wait.
+    """
 
     def __init__(
         self,
         clock: Callable[[], float],
+        warm: Source,
         *,
-        queue_limit: int = 1000,
+        call_at: Callable[[float, Callable[[], None]], object],
+        on_waiting: Callable[[FunctionState], None],
+        max_waiting: int = 1000,
         max_wait: float = 60.0,
-        on_waiting: Callable[[FunctionState], None] = lambda _: None,
-        claim: Callable[[FunctionState], None] = lambda _: None,
-        on_alarm: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._clock = clock
-        self._queue_limit = queue_limit
+        self._warm = warm
+        self._call_at = call_at
+        self._on_waiting = on_waiting
+        self._max_waiting = max_waiting
         self._max_wait = max_wait
-        self.on_waiting = on_waiting
-        self.claim = claim
-        self.on_alarm = on_alarm
         self._numbers = itertools.count(1)
+        self._pods: dict[tuple[str, str], PodState] = {}
+        """By namespace and name."""
         self._waiting: dict[FunctionState, None] = {}
         self._held: dict[PodState, None] = {}
+        self._looks: dict[FunctionState, float] = {}
+        """When the source is asked again though nothing has happened."""
+        warm.subscribe(self._more_to_offer)
 
     # -- requests
 
     def acquire(self, ticket: Ticket) -> bool:
-        """True: `ticket.pod` is its slot. False: it waits, and `ticket.wake` will be called.
+        """True: `ticket.pod` is its slot, or `ticket.peer` where to go. False: it waits, and `ticket.wake` will be called.
 
         Raises `FunctionNotFound`, `FunctionFailed` or `Throttled` where waiting would be in vain.
         """
         function = ticket.function
         ticket.number = next(self._numbers)
         ticket.since = self._clock()
-        if not function.waiters and function.max_replicas and function.function is not None:
+        if not function.waiters and function.max_replicas and function.manifest is not None:
             pod = self._pick(function)
             if pod is not None:
                 self._grant(pod, ticket)
@@ -74,14 +89,16 @@ class Dispatcher:
             self._check_queue(function)
 
     def release(self, ticket: Ticket, duration: float | None = None) -> None:
-        """Give the slot back, or stop waiting. `duration` (seconds) counts towards the function's mean. Idempotent."""
+        """Release the slot, or stop waiting. `duration` (seconds) counts towards the function's mean. Idempotent."""
         pod = ticket.pod
         function = ticket.function
         if pod is None:
-            if ticket in function.waiters:
-                del function.waiters[ticket]
-                if not function.waiters:
-                    self._waiting.pop(function, None)
+            if ticket.peer is not None:
+                ticket.peer = None
+                function.passed_on -= 1
+                self._ask_warm(function)
+            elif ticket in function.waiters:
+                self._leave_queue(ticket)
             return
         ticket.pod = None
         pod.outstanding -= 1
@@ -90,14 +107,14 @@ class Dispatcher:
             mean = function.mean_duration
             function.mean_duration = duration if not mean else mean + _WEIGHT * (duration - mean)
             pod.backoff = 0.0
-        if pod.status is PodStatus.READY and pod.outstanding < pod.limit:
+        if pod in function.serving and pod.outstanding < pod.limit:
             function.available[pod] = None
         if function.waiters:
             self._pump(function)
-            self._claim(function)
+            self._ask_warm(function)
 
     def refused(self, ticket: Ticket, *, draining: bool) -> bool:
-        """The pod did not run the request: it is full (other gateways' load), or it stops. As `acquire` for what follows."""
+        """The pod did not run the request: it is full (other gateways' load), or it stops. Then as `acquire`."""
         pod = ticket.pod
         assert pod is not None
         if draining:
@@ -108,18 +125,38 @@ class Dispatcher:
             pod.held_until = self._clock() + pod.backoff
             self._held[pod] = None
             pod.function.available.pop(pod, None)
-            self.on_alarm(pod.held_until)
+            self._call_at(pod.held_until, self.tick)
         return self._again(ticket)
 
     def unreachable(self, ticket: Ticket) -> bool:
-        """The pod took no connection: it counts as starting again until it is reached. As `acquire` for what follows."""
+        """The pod took no connection: it counts as starting until it is reached. Then as `acquire`."""
         pod = ticket.pod
         assert pod is not None
         if pod.status in (PodStatus.READY, PodStatus.INIT_FAILED):
             self.set_status(pod, PodStatus.STARTING)
         return self._again(ticket)
 
+    def returned(self, ticket: Ticket) -> bool:
+        """The gateway that it was passed on to did not take it: it stays here. Then as `acquire`."""
+        ticket.stays = True
+        return self._again(ticket)
+
     # -- pods and functions
+
+    def pod(self, namespace: str, name: str) -> PodState | None:
+        return self._pods.get((namespace, name))
+
+    def pods(self) -> list[PodState]:
+        return list(self._pods.values())
+
+    def add(self, pod: PodState) -> None:
+        """A pod was created, or claimed."""
+        self._pods[pod.key] = pod.function.pods[pod.name] = pod
+
+    def remove(self, pod: PodState) -> None:
+        """It is gone."""
+        self._forget(pod)
+        self.set_status(pod, PodStatus.GONE)
 
     def set_status(self, pod: PodState, status: PodStatus) -> None:
         """What is newly known of a pod. `GONE` and `DRAINING` are for good."""
@@ -127,29 +164,39 @@ class Dispatcher:
             return
         pod.status = status
         if status is PodStatus.READY:
-            self._lift(pod)
+            self._serve(pod)
         else:
-            pod.function.available.pop(pod, None)
-            self._held.pop(pod, None)
+            self._retire(pod)
         self.changed(pod.function)
 
-    def forget(self, pod: PodState) -> None:
-        """It never was the function's. Nobody is told: whoever held a slot of it asks again by `refused`, at its place."""
+    def discard(self, pod: PodState) -> None:
+        """It never was the function's. Its requests ask again by `refused`, and keep their place."""
+        self._forget(pod)
         pod.status = PodStatus.GONE
-        pod.function.available.pop(pod, None)
-        self._held.pop(pod, None)
+        self._retire(pod)
 
     def set_capacity(self, pod: PodState, capacity: int) -> None:
         pod.capacity = capacity
         self._lift(pod)
         self.changed(pod.function)
 
+    def observe_cold_start(self, function: FunctionState, seconds: float) -> None:
+        """How long a start by the function's Deployment took."""
+        mean = function.cold_start
+        function.cold_start = seconds if not mean else mean + _COLD_START_WEIGHT * (seconds - mean)
+
+    def take_peak(self, function: FunctionState) -> int:
+        """The most in flight since the last call."""
+        peak, function.peak_in_flight = function.peak_in_flight, function.in_flight
+        return peak
+
     def changed(self, function: FunctionState) -> None:
-        """The function or one of its pods changed: serve who can be served, and tell those who wait in vain."""
+        """The function or one of its pods changed: grant what can be granted, and refuse requests that wait in vain."""
+        self._choose_serving(function)
         if not function.waiters:
             return
         self._pump(function)
-        self._claim(function)
+        self._ask_warm(function)
         error = self._in_vain(function) if function.waiters else None
         if error is not None:
             for ticket in list(function.waiters):
@@ -162,14 +209,14 @@ class Dispatcher:
     # -- time
 
     def tick(self) -> None:
-        """To be called at the moments that `on_alarm` asked for: pods that refused are asked again."""
+        """Pods that refused are asked again once their pause is over."""
         due = self._clock() + ALARM_EARLY
         for pod in [pod for pod in self._held if pod.held_until <= due]:
             self._lift(pod)
             self._pump(pod.function)
 
     def expire(self) -> None:
-        """To be called every now and then: who has waited for too long is told so."""
+        """To be called a few times a second: requests that have waited for too long are refused."""
         now = self._clock()
         for function in list(self._waiting):
             while function.waiters:
@@ -181,7 +228,8 @@ class Dispatcher:
                     ticket,
                     Throttled(
                         f"{function.key}: no pod was free within {self._max_wait:g} s "
-                        f"({len(function.pods)} pods, {starting} of them starting, at most {function.max_replicas}); try again later",
+                        f"({len(function.pods)} pods, {starting} of them starting, at most {function.max_replicas}); "
+                        "try again later",
                         retry_after=self._retry_after(function),
                     ),
                 )
@@ -189,11 +237,12 @@ class Dispatcher:
     # -- inside
 
     def _check_queue(self, function: FunctionState) -> None:
-        """Raise if nobody may start to wait for this function."""
+        """Raise if no request may start to wait for this function."""
         error = self._in_vain(function)
-        if error is None and len(function.waiters) >= self._queue_limit:
+        if error is None and len(function.waiters) >= self._max_waiting:
             error = Throttled(
-                f"{function.key}: {len(function.waiters)} requests wait for a pod already, which is the limit; try again later",
+                f"{function.key}: {len(function.waiters)} requests wait for a pod already, which is the limit; "
+                "try again later",
                 retry_after=self._retry_after(function),
             )
         if error is not None:
@@ -238,15 +287,14 @@ class Dispatcher:
         ticket.pod = pod
 
     def _pump(self, function: FunctionState) -> None:
-        if function.function is None or not function.max_replicas:
+        if function.manifest is None or not function.max_replicas:
             return
         while function.waiters:
             pod = self._pick(function)
             if pod is None:
                 return
-            ticket, _ = function.waiters.popitem(last=False)
-            if not function.waiters:
-                self._waiting.pop(function, None)
+            ticket = next(iter(function.waiters))
+            self._leave_queue(ticket)
             self._grant(pod, ticket)
             if ticket.wake is not None:
                 ticket.wake()
@@ -254,12 +302,12 @@ class Dispatcher:
     def _again(self, ticket: Ticket) -> bool:
         """The ticket's slot came to nothing: take another pod, or wait at the place it had."""
         function = ticket.function
-        if function.peak_in_flight == function.in_flight:
+        if ticket.pod is not None and function.peak_in_flight == function.in_flight:
             # it never was in flight: as one that waits it is counted once
             function.peak_in_flight -= 1
         self.release(ticket)
         if not function.waiters or next(iter(function.waiters)).number > ticket.number:
-            pod = self._pick(function) if function.function is not None and function.max_replicas else None
+            pod = self._pick(function) if function.manifest is not None and function.max_replicas else None
             if pod is not None:
                 self._grant(pod, ticket)
                 return True
@@ -269,7 +317,7 @@ class Dispatcher:
         return self._enqueue(ticket, first=True)
 
     def _enqueue(self, ticket: Ticket, *, first: bool) -> bool:
-        """It waits (False), unless a pod could be claimed for it."""
+        """It waits (False), unless the source of warm pods has something for it."""
         function = ticket.function
         waiters = function.waiters
         begins = not waiters
@@ -282,41 +330,111 @@ class Dispatcher:
             waiters[ticket] = None
         if begins:
             self._waiting[function] = None
-        self._claim(function)
-        if ticket.pod is not None:
+        reason = self._ask_warm(function)
+        if ticket.pod is not None or ticket.peer is not None:
             return True
         if ticket.cold_reason is None:
-            ticket.cold_reason = function.cold_reason
+            ticket.cold_reason = reason
         if begins:
-            self.on_waiting(function)
+            self._on_waiting(function)
         return False
 
-    def _claim(self, function: FunctionState) -> None:
-        if function.claimable and function.waiters:
-            self.claim(function)
+    def _ask_warm(self, function: FunctionState) -> ColdStartReason:
+        """Apply what the source of warm pods offers; why that is not more."""
+        if not function.waiters:
+            return ColdStartReason.CLAIMED
+        offer = self._warm.offer(function)
+        for pod in offer.pods:
+            self.add(pod)
+            pod.status = PodStatus.READY
+            self._serve(pod)
+        if offer.pods:
+            self._pump(function)
+        if offer.peer is not None:
+            self._pass_on(function, offer.peer, offer.pass_on)
+        if offer.look_again is not None and function.waiters:
+            self._look_again(function, offer.look_again)
+        return offer.reason
 
-    def _refuse(self, ticket: Ticket, error: KappaError) -> None:
+    def _pass_on(self, function: FunctionState, peer: Peer, count: int) -> None:
+        for ticket in list(itertools.islice((one for one in function.waiters if not one.stays), max(count, 0))):
+            self._leave_queue(ticket)
+            ticket.peer = peer
+            function.passed_on += 1
+            if ticket.wake is not None:
+                ticket.wake()
+
+    def _look_again(self, function: FunctionState, after: float) -> None:
+        now = self._clock()
+        if self._looks.get(function, 0.0) <= now:
+            self._looks[function] = now + after
+            self._call_at(now + after, partial(self._look, function))
+
+    def _look(self, function: FunctionState) -> None:
+        self._looks.pop(function, None)
+        self._ask_warm(function)
+
+    def _more_to_offer(self, namespace: str, runtime: str) -> None:
+        """A pool pod became free: the function whose requests have waited longest may have use for it."""
+        for function in self.waiting():
+            if function.namespace == namespace and function.manifest and function.manifest.spec.runtime == runtime:
+                self._ask_warm(function)
+
+    def _leave_queue(self, ticket: Ticket) -> None:
         function = ticket.function
         del function.waiters[ticket]
         if not function.waiters:
             self._waiting.pop(function, None)
+
+    def _refuse(self, ticket: Ticket, error: KappaError) -> None:
+        self._leave_queue(ticket)
         ticket.error = error
         if ticket.wake is not None:
             ticket.wake()
+
+    def _forget(self, pod: PodState) -> None:
+        if self._pods.get(pod.key) is pod:
+            del self._pods[pod.key]
+        if pod.function.pods.get(pod.name) is pod:
+            del pod.function.pods[pod.name]
+
+    # -- which pods serve
+
+    def _serve(self, pod: PodState) -> None:
+        """It is ready: it gets requests, unless `maxReplicas` pods do already."""
+        if len(pod.function.serving) < pod.function.max_replicas:
+            pod.function.serving[pod] = None
+        self._lift(pod)
+
+    def _retire(self, pod: PodState) -> None:
+        """It is not ready any more."""
+        pod.function.serving.pop(pod, None)
+        pod.function.available.pop(pod, None)
+        self._held.pop(pod, None)
+
+    def _choose_serving(self, function: FunctionState) -> None:
+        """As many ready pods serve as `maxReplicas` allows, those first that have served before."""
+        while len(function.serving) > max(function.max_replicas, 0):
+            pod, _ = function.serving.popitem()
+            function.available.pop(pod, None)
+        if len(function.serving) < min(function.max_replicas, len(function.pods)):
+            for pod in function.pods.values():
+                if pod.status is PodStatus.READY and pod not in function.serving:
+                    self._serve(pod)
 
     def _lift(self, pod: PodState) -> None:
         """The pod may be asked for all of its slots again."""
         self._held.pop(pod, None)
         pod.held_until = 0.0
         pod.limit = pod.capacity
-        if pod.status is PodStatus.READY and pod.outstanding < pod.limit:
+        if pod in pod.function.serving and pod.outstanding < pod.limit:
             pod.function.available[pod] = None
         else:
             pod.function.available.pop(pod, None)
 
     @staticmethod
     def _in_vain(function: FunctionState) -> KappaError | None:
-        if function.function is None:
+        if function.manifest is None:
             return FunctionNotFound(f"Function not found: {function.key} does not exist (or no longer)")
         if not function.max_replicas:
             return Throttled(

@@ -9,7 +9,7 @@ from typing import Final
 
 from kappa_core import phases, wire
 from kappa_core.metrics import Phase
-from kappa_gateway.state import PodState
+from kappa_gateway.pods.state import PodState
 
 POOL: Final = "Pool"
 DEPLOYMENT: Final = "Deployment"
@@ -45,13 +45,13 @@ def pool_phases(
 def deployment_phases(asked: float, pod: PodState, first_byte: float, run: float = 0.0) -> dict[Phase, float]:
     """Of a start by the Deployment, in seconds. All times are seconds since the epoch; what is not known takes no time.
     `run` is how long the agent says that the function took."""
-    known = pod.pod.phases
+    known, start = pod.observed.phases, pod.start
     ends = (
-        (Phase.QUEUE, pod.seen_at),
+        (Phase.QUEUE, start.seen),
         (Phase.SCHEDULE, known.get("scheduled")),
-        (Phase.SANDBOX, known.get("started", pod.addressed_at)),
-        (Phase.AGENT, pod.accepted_at),
-        (Phase.INIT, pod.ready_at),
+        (Phase.SANDBOX, known.get("started", start.addressed)),
+        (Phase.AGENT, start.accepted),
+        (Phase.INIT, start.ready),
     )
     found: dict[Phase, float] = {}
     before = asked

@@ -1,0 +1,56 @@
+"""Which gateway claims pool pods for a function: the one that every gateway computes alike (rendezvous hashing).
+
+So the claims of a function are one gateway's, and their number is exact without a counter that gateways share. A change
+of the gateways moves some functions. Whoever gets one waits for `HANDOVER` before it claims: by then the platform shows
+it what the one before has claimed, and that one has stopped. Meanwhile the function starts by its Deployment.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from kappa_core import pool
+from kappa_gateway.pods.platform import Peer
+
+HANDOVER: Final = 1.0
+"""Seconds. A claimed pod has its label within 0.3 s on a busy machine, see docs/decisions/0014."""
+
+
+class Ownership:
+    """`name` is this gateway's; `clock` gives seconds, monotonic. `is_alone`: there are no others, whatever is reported."""
+
+    def __init__(self, name: str, clock: Callable[[], float], *, is_alone: bool) -> None:
+        self._name = name
+        self._clock = clock
+        self._peers: Mapping[str, Peer] | None = {name: Peer(name, None)} if is_alone else None
+        self._before: list[tuple[float, frozenset[str]]] = []
+        """Sets of gateways that were in force lately, and until when."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which gateways there are; until then nothing is claimed."""
+        return self._peers is not None
+
+    def replace_peers(self, peers: Iterable[Peer]) -> None:
+        """All gateways of the installation."""
+        given = {self._name: Peer(self._name, None), **{peer.name: peer for peer in peers}}
+        # a gateway that starts takes functions over from those that were there
+        before = frozenset(self._peers) if self._peers is not None else frozenset(given) - {self._name}
+        if before and before != given.keys():
+            now = self._clock()
+            self._before = [(until, names) for until, names in self._before if until + HANDOVER > now]
+            self._before.append((now, before))
+        self._peers = given
+
+    def owner(self, function_key: str) -> Peer | None:
+        """Who claims for the function; None while that is not known, or changes."""
+        if self._peers is None:
+            return None
+        name = pool.owner(function_key, self._peers)
+        now = self._clock()
+        for until, names in self._before:
+            if until + HANDOVER > now and pool.owner(function_key, names) != name:
+                return None
+        return self._peers[name]
+
+    def is_own(self, peer: Peer) -> bool:
+        return peer.name == self._name
