@@ -110,7 +110,8 @@ class Peers:
             connection.begin(time.monotonic() + NOTIFY_TIMEOUT, subject=function.key)
             lines = self._lines(function.key, "")
             connection.write(
-                b"POST %b HTTP/1.1\r\nHost: gateway\r\n%bContent-Length: 0\r\n\r\n" % (wire.BACKLOG_PATH.encode(), lines)
+                b"POST %b HTTP/1.1\r\nHost: gateway\r\n%bContent-Length: 0\r\n\r\n"
+                % (wire.BACKLOG_PATH.encode(), lines)
             )
             await connection.head()
             while await connection.chunk() is not None:

@@ -51,6 +51,7 @@ class Dialer:
         task = self._loop.create_task(self._dial(pod, endpoint), name=f"dial {'/'.join(pod.key)}")
         self._tasks[pod] = task
         task.add_done_callback(lambda done: self._ended(pod, done))
+
     def stop(self, pod: PodState) -> None:
         task = self._tasks.get(pod)
         if task is not None:

@@ -9,9 +9,9 @@ from kappa_core.errors import FunctionFailed, KappaError
 from kappa_core.function import Function
 from kappa_core.metrics import ColdStartReason
 from kappa_core.reasons import BLOCKING, ConditionType
+from kappa_gateway.pods.claim import Claim
 from kappa_gateway.pods.counts import FunctionCounts
 from kappa_gateway.pods.platform import Peer, Pod
-from kappa_gateway.pods.claim import Claim
 from kappa_gateway.transport.endpoint import Endpoint
 
 

@@ -22,7 +22,13 @@ class Specializer:
     """`clock` gives seconds since the epoch."""
 
     def __init__(
-        self, sign: Callable[[bytes], bytes], code: CodeCache, *, region: str, account: str, clock: Callable[[], float] = time.time
+        self,
+        sign: Callable[[bytes], bytes],
+        code: CodeCache,
+        *,
+        region: str,
+        account: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._sign = sign
         self._code = code
