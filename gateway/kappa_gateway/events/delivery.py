@@ -1,18 +1,20 @@
 """One try of a delivery: a record on its way to a destination that is no Function, see `kappa_core.destinations`.
 
-A delivery needs no record between tries: each time it is handed out is a try, so the queue's own count is the backoff's.
+A delivery needs no record between tries: each time it is received is a try, so the queue's own count is the backoff's.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from kappa_core import destinations
 from kappa_core.event import Condition, DeadEvent, Event, GiveUp, Policy, Trouble, after_trouble, expired
 from kappa_core.metrics import Outcome
 from kappa_gateway.events.destinations.failure import DeliveryFailed
-from kappa_gateway.queue.protocol import Lease
-
-if TYPE_CHECKING:
-    from kappa_gateway.events.service import Events
+from kappa_gateway.events.holding import History, Holding
+from kappa_gateway.events.metrics import EventCounts
+from kappa_gateway.events.settlement import Settlement
+from kappa_gateway.queue.protocol import EventLease
 
 
 class Deliverer(Protocol):
@@ -22,64 +24,108 @@ class Deliverer(Protocol):
         """Returns once the destination has it. Raises `DeliveryFailed`."""
 
 
-async def deliver(events: "Events", lease: Lease) -> None:
-    """Bring it there, or see to the next try, or bury it."""
-    event = lease.event
-    settings = events.gateway.settings
-    policy = Policy(
-        max_age=settings.delivery_max_age,
-        first_backoff=settings.event_first_backoff,
-        longest_backoff=settings.event_longest_backoff,
-    )
-    try:
-        destination = destinations.kind_of(event).value
-    except ValueError as error:
-        await _bury(
-            events,
-            lease,
-            Condition.RETRIES_EXHAUSTED,
-            _error("Kappa.UnreadableEvent", f"it says no destination that this gateway knows: {error}"),
-            0,
-        )
-        return
-    tries = lease.hand_outs
-    if expired(now=events.clock(), received_at=event.received_at, policy=policy):
-        message = f"the {destination} destination did not take the record within {policy.max_age:g} s"
-        await _bury(events, lease, Condition.EVENT_AGE_EXCEEDED, _error("Kappa.DeliveryFailed", message), tries - 1)
-        return
-    counted = events.metrics_of(event)
-    begun = events.monotonic()
-    try:
-        await events.deliverer.deliver(event)
-    except DeliveryFailed as error:
-        counted.deliver(destination, Outcome.FAILED)
-        verdict = after_trouble(
-            Trouble.UNAVAILABLE,
-            now=events.clock(),
-            received_at=event.received_at,
-            attempts=0,
-            postponements=tries - 1,
-            policy=policy,
-            retry_after=error.retry_after or 0.0,
-        )
-        if not error.retryable:
-            await _bury(events, lease, Condition.RETRIES_EXHAUSTED, error.error(), tries)
-        elif isinstance(verdict, GiveUp):
-            await _bury(events, lease, verdict.condition, error.error(), tries)
-        else:
-            pump = events.pump(event.lane)
-            pump.brake.pull(events.monotonic(), begun)
-            await events.endings.give_back(lease, verdict.delay)
-            pump.due_in(verdict.delay)
-        return
-    counted.deliver(destination, Outcome.SUCCESS)
-    events.pump(event.lane).brake.release()
-    await events.endings.leave(lease)
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The destination has taken it."""
 
 
-async def _bury(events: "Events", lease: Lease, condition: Condition, error: dict[str, str], tries: int) -> None:
-    await events.endings.bury(DeadEvent(lease.event, condition, tries, error, events.clock()))
-    await events.endings.leave(lease)
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """The destination did not take it, and is to be asked again."""
+
+    delay: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undeliverable:
+    """It is not tried again."""
+
+    condition: Condition
+    error: dict[str, str]
+    attempts: int
+
+
+class DeliveryRunner:
+    """What all deliveries share. `clock` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        deliverer: Deliverer,
+        settlement: Settlement,
+        counts: EventCounts,
+        policy: Policy,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settlement = settlement
+        self._deliverer = deliverer
+        self._counts = counts
+        self._policy = policy
+        self.clock = clock
+
+    def make(self, holding: Holding, lease: EventLease) -> "DeliveryRun":
+        return DeliveryRun(self, holding, lease)
+
+    async def deliver(self, lease: EventLease) -> Delivered | Postponed | Undeliverable:
+        event, policy = lease.event, self._policy
+        attempts = lease.receive_count
+        try:
+            destination = destinations.kind_of(event).value
+        except ValueError as error:
+            message = f"it names no destination that this gateway knows: {error}"
+            return Undeliverable(Condition.RETRIES_EXHAUSTED, _error("Kappa.UnreadableEvent", message), 0)
+        if expired(now=self.clock(), received_at=event.received_at, policy=policy):
+            message = f"the {destination} destination did not take the record within {policy.max_age:g} s"
+            failure = _error("Kappa.DeliveryFailed", message)
+            return Undeliverable(Condition.EVENT_AGE_EXCEEDED, failure, attempts - 1)
+        counted = self._counts.of(event.lane)
+        try:
+            await self._deliverer.deliver(event)
+        except DeliveryFailed as error:
+            counted.delivery_tried(destination, Outcome.FAILED)
+            if not error.retryable:
+                return Undeliverable(Condition.RETRIES_EXHAUSTED, error.error(), attempts)
+            verdict = after_trouble(
+                Trouble.UNAVAILABLE,
+                now=self.clock(),
+                received_at=event.received_at,
+                attempts=0,
+                postponements=attempts - 1,
+                policy=policy,
+                retry_after=error.retry_after or 0.0,
+            )
+            if isinstance(verdict, GiveUp):
+                return Undeliverable(verdict.condition, error.error(), attempts)
+            return Postponed(verdict.delay)
+        counted.delivery_tried(destination, Outcome.SUCCESS)
+        return Delivered()
+
+
+class DeliveryRun:
+    """One try, and what follows. It waits for no slot, so there is nothing to withdraw."""
+
+    def __init__(self, runner: DeliveryRunner, holding: Holding, lease: EventLease) -> None:
+        self.lease = lease
+        self.history = History()
+        self._runner = runner
+        self._holding = holding
+
+    async def run(self) -> None:
+        settlement, lease, holding = self._runner.settlement, self.lease, self._holding
+        match await self._runner.deliver(lease):
+            case Delivered():
+                holding.attempted(available=True)
+                await settlement.ack(lease)
+            case Postponed(delay):
+                holding.attempted(available=False)
+                await settlement.nack(lease, delay)
+                holding.due_in(delay)
+            case Undeliverable(condition, error, attempts):
+                await settlement.dead_letter(DeadEvent(lease.event, condition, attempts, error, self._runner.clock()))
+                await settlement.ack(lease)
+
+    def withdraw(self) -> None:
+        pass
 
 
 def _error(error_type: str, message: str) -> dict[str, str]:

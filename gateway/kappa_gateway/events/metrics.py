@@ -1,6 +1,6 @@
 """What is counted about asynchronous invocations: plain numbers, turned into Prometheus' form when scraped."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -8,16 +8,17 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from kappa_core import metrics
-from kappa_core.event import Condition, Status
-from kappa_gateway.metrics import Histogram
+from kappa_core.event import Condition, Lane, Status
+from kappa_gateway.pods.counts import Histogram
+from kappa_gateway.queue.protocol import LaneState
 
 WAITING: Final = "waiting"
 HELD: Final = "held"
-"""The label `state`: events that could be taken now, and those in somebody's hand or with a time to wait for."""
+"""The label `state`: events that could be received now, and those that a gateway holds or that wait until they are due."""
 
 
-class EventMetrics:
-    """Of one function."""
+class FunctionEventCounts:
+    """Of one function. `waiting`, `held` and `oldest_at` are what the queue reported last."""
 
     __slots__ = (
         "age",
@@ -51,12 +52,38 @@ class EventMetrics:
     def retry(self, reason: str) -> None:
         self.retried[reason] = self.retried.get(reason, 0) + 1
 
-    def bury(self, condition: Condition) -> None:
+    def dead_lettered(self, condition: Condition) -> None:
         self.dead[condition] = self.dead.get(condition, 0) + 1
 
-    def deliver(self, destination: str, outcome: str) -> None:
+    def delivery_tried(self, destination: str, outcome: str) -> None:
         key = (destination, outcome)
         self.deliveries[key] = self.deliveries.get(key, 0) + 1
+
+
+class EventCounts:
+    """Of all functions, by namespace and name."""
+
+    def __init__(self) -> None:
+        self.functions: dict[tuple[str, str], FunctionEventCounts] = {}
+
+    def of(self, lane: Lane) -> FunctionEventCounts:
+        key = (lane.namespace, lane.function)
+        counted = self.functions.get(key)
+        if counted is None:
+            counted = self.functions[key] = FunctionEventCounts()
+        return counted
+
+    def replace_lanes(self, states: Iterable[LaneState]) -> None:
+        """What the queue reports of all lanes of invocations; nothing while it is away."""
+        for counted in self.functions.values():
+            counted.waiting = counted.held = 0
+            counted.oldest_at = None
+        for state in states:
+            counted = self.of(state.lane)
+            counted.waiting, counted.held, counted.oldest_at = state.waiting, state.held, state.oldest_at
+
+    def discard(self, namespace: str, name: str) -> None:
+        self.functions.pop((namespace, name), None)
 
 
 class EventCollector(Collector):
@@ -64,7 +91,7 @@ class EventCollector(Collector):
 
     def __init__(
         self,
-        functions: Mapping[tuple[str, str], EventMetrics],
+        functions: Mapping[tuple[str, str], FunctionEventCounts],
         *,
         available: Callable[[], bool],
         clock: Callable[[], float],

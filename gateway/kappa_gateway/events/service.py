@@ -1,233 +1,212 @@
-"""The gateway's asynchronous side: accepts events into the queue, and dispatches what is there as capacity allows."""
+"""The gateway's asynchronous side, composed: one of each part, for as long as the gateway lives."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from prometheus_client.registry import Collector
 
 from kappa_core.errors import QueueUnavailable
-from kappa_core.event import Event, Kind, Lane, Policy
-from kappa_gateway.events.delivery import Deliverer
-from kappa_gateway.events.discovery import ABANDONED_AFTER, Discovery
-from kappa_gateway.events.ending import Endings
-from kappa_gateway.events.metrics import EventCollector, EventMetrics
-from kappa_gateway.events.outage import Outage
-from kappa_gateway.events.pump import Pump
-from kappa_gateway.events.room import Budget
-from kappa_gateway.queue.protocol import Queue
-from kappa_gateway.state import FunctionState
-
-if TYPE_CHECKING:
-    from kappa_gateway.gateway import Gateway
+from kappa_core.event import Kind, Lane
+from kappa_gateway.events.administration import Administration
+from kappa_gateway.events.attempt import Attempts
+from kappa_gateway.events.availability import QueueAvailability
+from kappa_gateway.events.backlog import Backlog
+from kappa_gateway.events.capacity import Budget
+from kappa_gateway.events.delivery import Deliverer, DeliveryRunner
+from kappa_gateway.events.discovery import Discovery
+from kappa_gateway.events.event_run import EventRunner
+from kappa_gateway.events.holding import Holding, Run
+from kappa_gateway.events.intake import Intake
+from kappa_gateway.events.kept_answers import KeptAnswers
+from kappa_gateway.events.lanes import Lanes
+from kappa_gateway.events.metrics import EventCollector, EventCounts
+from kappa_gateway.events.policies import Policies
+from kappa_gateway.events.pump import Pump, PumpRules
+from kappa_gateway.events.running import RunningEvents
+from kappa_gateway.events.settlement import Settlement
+from kappa_gateway.invoke.invocation import Invoker
+from kappa_gateway.pods.functions import Functions
+from kappa_gateway.pods.platform import Peer
+from kappa_gateway.pods.state import FunctionState
+from kappa_gateway.queue.protocol import EventLease, Queue
+from kappa_gateway.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-HEARTBEATS_PER_LEASE: Final = 3
+EXTENSIONS_PER_LEASE: Final = 3
 DELIVERIES_AT_ONCE: Final = 32
 """Of all lanes together."""
 
 
 class Events:
-    """`accept` at any time; `run` for as long as the gateway lives; `drain` before its end."""
+    """`intake` takes events at any time; `run` for as long as the gateway lives; `drain` before its end.
+
+    `claimant(function)` names the other gateway that claims pool pods for the function, None where that is this one, or no
+    gateway does. Without a pod that serves a function, this gateway leaves its events to that one, and wakes it with
+    `notify_claimant`. `clock` gives seconds since the epoch, `monotonic` seconds of a monotonic clock.
+    """
 
     def __init__(
         self,
-        gateway: "Gateway",
         queue: Queue,
         deliverer: Deliverer,
+        functions: Functions,
+        invoker: Invoker,
+        backlog: Backlog,
+        settings: Settings,
         *,
+        claimant: Callable[[FunctionState], Peer | None],
+        notify_claimant: Callable[[Peer, FunctionState], None],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        settings = gateway.settings
-        self.gateway = gateway
         self.queue = queue
-        self.deliverer = deliverer
-        self.clock = clock
-        self.monotonic = monotonic
-        self.stopping = False
-        self.outage = Outage()
+        self.counts = EventCounts()
         self.budget = Budget(settings.events_in_hand, max(settings.body_memory_bytes // 2, settings.event_max_bytes))
-        self.delivery_budget = Budget(
-            DELIVERIES_AT_ONCE, max(settings.body_memory_bytes // 8, settings.event_max_bytes)
-        )
-        self.endings = Endings(queue, self.outage, settings, put=self.accept, metrics_of=self.metrics_of, clock=clock)
-        self._discovery = Discovery(self)
-        self.pumps: dict[Lane, Pump] = {}
-        self._short: dict[Pump, None] = {}
-        """Pumps that wait for the budget, in the order in which they are served."""
-        self._running: set[str] = set()
-        self.metrics: dict[tuple[str, str], EventMetrics] = {}
-        self._policies: dict[FunctionState, tuple[object, Policy]] = {}
-        self._default_policy = Policy(
-            max_age=ABANDONED_AFTER,
-            retry_delays=tuple(settings.event_retry_delays),
-            first_backoff=settings.event_first_backoff,
-            longest_backoff=settings.event_longest_backoff,
-        )
-        gateway.on_function_changed.append(self._function_changed)
-        gateway.on_function_gone.append(self._function_gone)
-        gateway.metrics.register(EventCollector(self.metrics, available=lambda: queue.available, clock=clock))
+        self._availability = availability = QueueAvailability(monotonic)
+        self._clock = clock
+        self._policies = policies = Policies(settings)
+        self._functions = functions
 
-    # -- for the ways in
+        def left_to(function: FunctionState) -> Peer | None:
+            return None if function.serving else claimant(function)
 
-    async def accept(self, event: Event) -> bool:
-        """Durable when it returns; False: it was there already. Raises `QueueUnavailable`, `QueueFull`."""
-        added = await self.queue.put(event)
-        counted = self.metrics_of(event)
-        if event.lane.kind is Kind.INVOCATION:
-            if added:
-                counted.received += 1
-            else:
-                counted.deduplicated += 1
-        if added:
-            function = self.gateway.registry.get(event.lane.namespace, event.lane.function)
-            if event.lane.kind is Kind.DELIVERY:
-                self.notify(event.lane)
-            elif function is not None:
-                # until it is taken, or the queue says more
-                function.backlog += 1
-                self.notify(event.lane)
-        return added
+        self.intake = Intake(
+            queue,
+            functions,
+            backlog,
+            self.counts,
+            notify=self.notify,
+            left_to=left_to,
+            notify_peer=notify_claimant,
+            clock=clock,
+        )
+        self.administration = Administration(queue, functions, accept=self.intake.accept, clock=clock)
+        self._settlement = settlement = Settlement(
+            queue,
+            availability,
+            self.counts,
+            accept=self.intake.accept,
+            result_max_bytes=settings.result_max_bytes,
+            clock=clock,
+        )
+        self._running = RunningEvents(queue, availability, self.counts, clock)
+        runner = EventRunner(
+            queue,
+            availability,
+            functions,
+            policies=policies,
+            kept_answers=KeptAnswers(connect_timeout=settings.connect_timeout, answer_margin=settings.answer_margin),
+            attempts=Attempts(
+                invoker,
+                max_response_bytes=settings.max_response_bytes,
+                result_max_bytes=settings.result_max_bytes,
+            ),
+            settlement=settlement,
+            running=self._running,
+            clock=clock,
+        )
+        deliveries = DeliveryRunner(deliverer, settlement, self.counts, policies.deliveries, clock)
+
+        def rules(budget: Budget, make_run: Callable[[Holding, EventLease], Run]) -> PumpRules:
+            return PumpRules(
+                queue,
+                availability,
+                functions,
+                backlog,
+                budget,
+                make_run=make_run,
+                put_aside=self._put_aside,
+                left_to=left_to,
+                clock=monotonic,
+                first_brake=settings.event_first_backoff,
+                typical_bytes=settings.event_max_bytes,
+            )
+
+        delivery_bytes = max(settings.body_memory_bytes // 8, settings.event_max_bytes)
+        of_kind = {
+            Kind.INVOCATION: rules(self.budget, runner.make),
+            Kind.DELIVERY: rules(Budget(DELIVERIES_AT_ONCE, delivery_bytes), deliveries.make),
+        }
+        self.lanes = Lanes(functions, lambda lane: Pump(of_kind[lane.kind], lane), namespaces=settings.namespaces)
+        self._discovery = Discovery(
+            queue, availability, functions, self.lanes, backlog, self.counts, clock=clock, monotonic=monotonic
+        )
+        functions.subscribe(self)
 
     # -- its life
 
     async def run(self) -> None:
-        """Until cancelled: then what is still in hand is left to run out of its lease."""
+        """Until cancelled: then the leases of what is still held expire."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._discovery.run(), name="event lanes")
-                group.create_task(self._heartbeats(), name="event heartbeats")
+                group.create_task(self._extend_leases(), name="event leases")
         finally:
-            self.stopping = True
-            tasks = self._tasks()
+            self.stop()
+            tasks = self.lanes.tasks()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def stop(self) -> None:
-        """Take nothing more, and give back what waits for a pod."""
-        self.stopping = True
-        for pump in list(self.pumps.values()):
-            pump.wake()
-            for handling in list(pump.in_hand):
-                handling.withdraw()
+        """Receive nothing more, and return what waits for a slot."""
+        self.lanes.stop()
 
     async def drain(self, timeout: float) -> None:
-        """After `stop`: see to what runs, for `timeout` seconds at most."""
+        """After `stop`: let what runs end, for `timeout` seconds at most."""
         self.stop()
-        deadline = self.gateway.loop.time() + timeout
-        while tasks := self._tasks():
-            left = deadline - self.gateway.loop.time()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while tasks := self.lanes.tasks():
+            left = deadline - loop.time()
             if left <= 0:
-                logger.warning(
-                    "events were still in hand at the end; their leases run out", extra={"events": len(tasks)}
-                )
+                logger.warning("events were still held at the end; their leases expire", extra={"events": len(tasks)})
                 return
             await asyncio.wait(tasks, timeout=left)
+
+    # -- for others
+
+    def notify(self, lane: Lane) -> None:
+        """The lane may have something to receive."""
+        self.lanes.notify(lane)
 
     def is_running(self, event_id: str) -> bool:
         """Whether this gateway has it at a pod now."""
         return event_id in self._running
 
-    def note_running(self, event_id: str, running: bool) -> None:
-        if running:
-            self._running.add(event_id)
-        else:
-            self._running.discard(event_id)
+    def collector(self) -> Collector:
+        """Of the metrics of events."""
+        return EventCollector(self.counts.functions, available=lambda: self.queue.available, clock=self._clock)
 
-    def _function_changed(self, function: FunctionState) -> None:
-        pump = self.pumps.get(Lane(Kind.INVOCATION, function.namespace, function.name))
-        if pump is not None:
-            pump.function_changed(function)
+    # -- a listener of `functions.Functions`
 
-    def _function_gone(self, function: FunctionState) -> None:
-        self._policies.pop(function, None)
-        self.metrics.pop((function.namespace, function.name), None)
+    def function_changed(self, function: FunctionState) -> None:
+        self.lanes.function_changed(function)
 
-    # -- for pumps and handlings
-
-    def pump(self, lane: Lane) -> Pump:
-        """The lane's pump; one that has ended is made anew."""
-        pump = self.pumps.get(lane)
-        if pump is None or (pump.ended and not pump.in_hand):
-            pump = self.pumps[lane] = Pump(self, lane)
-            pump.task = self.gateway.loop.create_task(pump.run(), name=f"pump {lane}")
-            pump.task.add_done_callback(lambda _: self._pump_ended(pump))
-        return pump
-
-    def policy(self, function: FunctionState | None) -> Policy:
-        if function is None or function.function is None:
-            return self._default_policy
-        known = self._policies.get(function)
-        if known is None or known[0] is not function.function:
-            wanted = function.function.spec.async_
-            policy = Policy(
-                max_attempts=wanted.max_attempts,
-                max_age=wanted.max_age_seconds,
-                retry_delays=self._default_policy.retry_delays,
-                first_backoff=self._default_policy.first_backoff,
-                longest_backoff=self._default_policy.longest_backoff,
-            )
-            known = self._policies[function] = (function.function, policy)
-        return known[1]
-
-    def metrics_of(self, event: Event) -> EventMetrics:
-        return self.metrics_of_lane(event.lane)
-
-    def metrics_of_lane(self, lane: Lane) -> EventMetrics:
-        key = (lane.namespace, lane.function)
-        counted = self.metrics.get(key)
-        if counted is None:
-            counted = self.metrics[key] = EventMetrics()
-        return counted
-
-    def notify(self, lane: Lane, *, abandoned: bool = False) -> None:
-        """The lane may have something to take."""
-        if not self.stopping and self.serves(lane) and self.gateway.registry.synced.is_set():
-            self.pump(lane).notify(abandoned=abandoned)
-
-    def serves(self, lane: Lane) -> bool:
-        """Whether it is this gateway's at all: others may share the queue."""
-        namespaces = self.gateway.settings.namespaces
-        return not namespaces or lane.namespace in namespaces
-
-    def short_of_budget(self, pump: Pump) -> None:
-        self._short[pump] = None
-
-    def budget_freed(self) -> None:
-        """The next in line may look whether it finds room now."""
-        if self._short:
-            pump = next(iter(self._short))
-            del self._short[pump]
-            pump.wake()
+    def function_gone(self, function: FunctionState) -> None:
+        self.counts.discard(function.namespace, function.name)
 
     # -- inside
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        pumps = list(self.pumps.values())
-        return [pump.task for pump in pumps if pump.task is not None] + [
-            task for pump in pumps for task in pump.in_hand.values()
-        ]
+    async def _put_aside(self, run: Run, bug: Exception) -> float | None:
+        lane = run.lease.event.lane
+        policy = self._policies.of(self._functions.get(lane.namespace, lane.function))
+        return await self._settlement.put_aside(run.lease, run.history, policy.max_age, bug)
 
-    def _pump_ended(self, pump: Pump) -> None:
-        # what is in hand when the gateway stops is still found through its pump
-        if not pump.in_hand and self.pumps.get(pump.lane) is pump:
-            del self.pumps[pump.lane]
-        self._short.pop(pump, None)
-        pump.task = None
-
-    async def _heartbeats(self) -> None:
+    async def _extend_leases(self) -> None:
         while True:
-            await asyncio.sleep(self.queue.lease / HEARTBEATS_PER_LEASE)
-            leases = [handling.lease for pump in self.pumps.values() for handling in pump.in_hand]
+            await asyncio.sleep(self.queue.lease_seconds / EXTENSIONS_PER_LEASE)
+            leases = self.lanes.leases()
             if not leases:
                 continue
             try:
                 await self.queue.extend(leases)
-                self.outage.over()
+                self._availability.answered()
             except QueueUnavailable as error:
-                self.outage.seen(error)
+                self._availability.failed(error)
             except Exception:
-                logger.exception("a bug in the heartbeats of events")
+                logger.exception("a bug in the extension of events' leases")

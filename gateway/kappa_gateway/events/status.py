@@ -1,8 +1,8 @@
-"""What has become of events, as far as the queue knows: for the status API, whichever gateway is asked.
+"""What became of events, as far as the queue knows: for the status API, whichever gateway is asked.
 
-An event that is in its lane has not ended; else its final record says how it did, for `result_retention`, and if it
-died, the dead letter does for longer. That a function *runs* an event is known from the record that is saved of runs
-that take longer than a second; if its gateway dies, that stands until another one has taken the event over.
+An event that is in its lane has not ended. Otherwise its final record says how it ended, for `result_retention`; the dead
+letter keeps one that failed for longer. That a function *runs* an event is known from the record that is saved of runs
+that take longer than a second. If its gateway crashes, that record stands until another gateway has received the event.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What is said of one event. Times are seconds since the epoch."""
+    """What the API reports of one event. Times are seconds since the epoch."""
 
     id: str
     status: Status
@@ -46,7 +46,7 @@ class Entry:
 
     def encode(self, *, with_result: bool) -> bytes:
         """JSON in the API's names. The result goes in as it is where it is JSON, else as a string."""
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "requestId": self.id,
             "status": self.status.value,
             "attempts": self.attempts,
@@ -57,14 +57,14 @@ class Entry:
             "deadLetter": self.dead_letter,
         }
         if self.delivery:
-            said["delivery"] = True
+            fields["delivery"] = True
         if self.redrive_of is not None:
-            said["redriveOf"] = self.redrive_of
+            fields["redriveOf"] = self.redrive_of
         if self.redriven_as is not None:
-            said["redrivenAs"] = self.redriven_as
+            fields["redrivenAs"] = self.redriven_as
         if not with_result:
-            return json.dumps(said).encode()
-        said["resultTruncated"] = self.result_truncated
+            return json.dumps(fields).encode()
+        fields["resultTruncated"] = self.result_truncated
         result = self.result
         if result is None:
             text = "null"
@@ -72,7 +72,7 @@ class Entry:
             text = json.dumps(result)
         else:
             text = result
-        return f'{json.dumps(said)[:-1]}, "result": {text}}}'.encode()
+        return f'{json.dumps(fields)[:-1]}, "result": {text}}}'.encode()
 
 
 async def find(queue: Queue, namespace: str, function: str, request_id: str) -> Entry | None:
@@ -85,7 +85,7 @@ async def find(queue: Queue, namespace: str, function: str, request_id: str) -> 
         return _waiting(event, record)
     if record is not None and record.status is Status.SUCCEEDED:
         return _ended(record)
-    dead = await queue.dead(namespace, function, request_id)
+    dead = await queue.dead_event(namespace, function, request_id)
     if record is not None and record.status.final:
         successor = None if dead is not None else await _successor(queue, lane, request_id)
         return _ended(record, dead=dead is not None, redriven_as=successor)
@@ -98,15 +98,15 @@ async def newest(queue: Queue, namespace: str, function: str, *, status: Status 
     # in the order of an event's life: what moves on meanwhile is seen at its next station
     waiting = [] if status is not None and status.final else await _in_lane(queue, lane)
     records = await affordable(lambda count: queue.records(namespace, function, limit=count), MOST, _size_of)
-    buried = []
+    dead_events: list[DeadEvent] = []
     if status is None or status.final:
         # they are kept for longer than their records
-        buried = await affordable(
+        dead_events = await affordable(
             lambda count: queue.dead_events(namespace, function, limit=count),
             limit if status is None else MOST,
             _size_of_dead,
         )
-    found = {dead.event.id: _dead(dead) for dead in buried}
+    found = {dead.event.id: _dead(dead) for dead in dead_events}
     found |= {record.id: _ended(record, dead=record.id in found) for record in records if record.status.final}
     by_id = {record.id: record for record in records}
     found |= {

@@ -25,9 +25,10 @@ import aiohttp
 
 from kappa_core.destinations import cloud_event_headers, message_id
 from kappa_core.event import Event
-from kappa_gateway.events.destinations import addresses, signing
+from kappa_gateway.events.destinations import signing
 from kappa_gateway.events.destinations.failure import DeliveryFailed
 from kappa_gateway.settings import Settings
+from kappa_gateway.transport import addresses
 
 LONGEST_RETRY_AFTER: Final = 3600.0
 EXCERPT_BYTES: Final = 300

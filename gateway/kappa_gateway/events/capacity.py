@@ -1,15 +1,16 @@
-"""How many events a lane may take now: pure decisions, on numbers that the pump brings.
+"""How many events a lane may receive now: pure decisions, on numbers that the pump brings.
 
-- *Pending* events are in hand and have no slot yet. A lane keeps so many of them that freed slots find work for
-  `AHEAD` seconds: at least one (which is also the demand that starts a function's first pod), at most `MOST_AHEAD`,
-  and one alone while synchronous callers wait too: they stand in one line with the events, first come first served, so
-  a backlog of a million delays a caller by what is ahead of it and no more.
+- *Pending* events are held and have no slot yet. A lane keeps so many of them that freed slots find work for `AHEAD`
+  seconds: at least one (which is also the demand that starts a function's first pod), at most `MOST_AHEAD`, and only one
+  while synchronous callers wait too. Callers and events wait in one line, first come first served, so a backlog of a
+  million delays a caller by what is ahead of it and no more.
 - All lanes share a budget by the rule of the dynamic threshold (Choudhury and Hahne, 1998): a lane may hold at most
-  `ALPHA` times what is left free. One busy lane gets two thirds of the budget, two get two fifths each, and a
-  lane that comes later always finds room, whatever the others wait for.
+  `ALPHA` times what is left free. One busy lane gets two thirds of the budget, two get two fifths each, and a lane that
+  comes later always finds room, whatever the others wait for.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,7 +20,7 @@ AHEAD: Final = 0.05
 """Seconds of work."""
 MOST_AHEAD: Final = 64
 MOST_AT_ONCE: Final = 64
-"""Events in one take: more would be a lot of memory before anybody has seen how large they are."""
+"""Events received at once: more would be a lot of memory before it is known how large they are."""
 ALPHA: Final = 2
 LONGEST_BRAKE: Final = 30.0
 """Seconds."""
@@ -33,7 +34,7 @@ def ahead(slots: int, mean_duration: float, *, callers_wait: bool) -> int:
 
 
 def share(free: int, held: int) -> int:
-    """How much more a lane that holds `held` may take of a budget of which `free` is left."""
+    """How much more a lane that holds `held` may have of a budget of which `free` is left."""
     if free <= 0:
         return 0
     more = (ALPHA * free - held) // (1 + ALPHA)
@@ -48,9 +49,9 @@ def batch(*, free_slots: int, ahead: int, pending: int) -> int:
 
 @dataclass(slots=True)
 class Brake:
-    """Holds a lane back whose function cannot run anything, so that its backlog is not tried in vain event by event.
+    """Holds a lane back whose function cannot run anything, so that its backlog is not attempted in vain event by event.
 
-    While it is on, one event at a time is tried, after pauses that double. Times are of any monotonic clock.
+    While it is on, one event at a time is attempted, after pauses that double. Times are of any monotonic clock.
     """
 
     first: float
@@ -64,7 +65,7 @@ class Brake:
         return self.failures > 0
 
     def pull(self, now: float, begun: float) -> None:
-        """A try that began at `begun` came to nothing. Those that began before the last pull tell nothing new."""
+        """An attempt that began at `begun` found nothing available. Those that began before the last pull say nothing new."""
         if begun < self._since:
             return
         self.until = now + backoff(self.failures, self.first, max(self.first, self.longest))
@@ -78,16 +79,18 @@ class Brake:
 
 
 class Budget:
-    """What all lanes may have in hand together: events, and bytes of their payloads. The bytes are what is known to be
-    held; a take may exceed them by one batch, as sizes are known only then."""
+    """What all lanes may hold together: events, and bytes of their payloads. The bytes are what is known to be held;
+    receiving may exceed them by one batch, as sizes are known only then."""
 
     def __init__(self, events: int, size: int) -> None:
         self.events = events
         self.free_events = events
         self.free_bytes = size
+        self._short: dict[Callable[[], None], None] = {}
+        """How to wake the lanes that wait for room, in the order in which they are served."""
 
     def room(self, *, held_events: int, held_bytes: int, typical_bytes: int) -> int:
-        """How many events a lane may take that holds so much."""
+        """How many more events a lane may hold that holds so much."""
         by_bytes = share(self.free_bytes, held_bytes) // max(typical_bytes, 1)
         if not held_events and self.free_bytes > 0:
             by_bytes = max(by_bytes, 1)
@@ -100,3 +103,17 @@ class Budget:
     def give(self, events: int, size: int) -> None:
         self.free_events += events
         self.free_bytes += size
+
+    def wait(self, wake: Callable[[], None]) -> None:
+        """`wake` is called once when it is this lane's turn to look whether there is room."""
+        self._short[wake] = None
+
+    def stop_waiting(self, wake: Callable[[], None]) -> None:
+        self._short.pop(wake, None)
+
+    def wake_next(self) -> None:
+        """An event has ended: the first lane that waits may look."""
+        if self._short:
+            wake = next(iter(self._short))
+            del self._short[wake]
+            wake()

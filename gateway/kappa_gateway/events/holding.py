@@ -1,0 +1,49 @@
+"""How a pump and the run of an event that it holds speak to each other."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kappa_gateway.queue.protocol import EventLease
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What an event's record says of the time before this run."""
+
+    attempts: int = 0
+    postponements: int = 0
+    """In a row."""
+    error: dict[str, Any] | None = None
+    """The last failure."""
+
+
+class Holding(Protocol):
+    """The pump's account of one event, as the event's run sees it."""
+
+    def placed(self, placed: bool) -> None:
+        """True: it has a slot, or needs none. False: it waits for one."""
+
+    def hold(self, size: int) -> None:
+        """It holds so many bytes besides its payload, until it ends."""
+
+    def attempted(self, *, available: bool) -> None:
+        """What an attempt showed of the function (or destination): whether it runs anything at all."""
+
+    def due_in(self, delay: float) -> None:
+        """The event comes again in `delay` seconds."""
+
+
+class Run(Protocol):
+    """One event (or delivery) from its lease to what follows."""
+
+    @property
+    def lease(self) -> EventLease: ...
+
+    @property
+    def history(self) -> History: ...
+
+    async def run(self) -> None:
+        """When it is cancelled, or raises because of a bug, nothing is settled, and the lease expires."""
+
+    def withdraw(self) -> None:
+        """Wait for a slot no longer; what runs at a pod is not touched."""
