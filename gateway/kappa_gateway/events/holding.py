@@ -1,4 +1,4 @@
-"""How a pump and the run of an event that it holds speak to each other."""
+"""How a pump and the run of an event that it holds see each other."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

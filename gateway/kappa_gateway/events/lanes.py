@@ -52,7 +52,7 @@ class Lanes:
         return len(pump.held) if pump is not None else 0
 
     def leases(self) -> list[EventLease]:
-        return [held.run.lease for pump in self._pumps.values() for held in pump.held]
+        return [run.lease for pump in self._pumps.values() for run in pump.held]
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Of all pumps, and of all events that are held."""

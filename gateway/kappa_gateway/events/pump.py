@@ -1,7 +1,6 @@
 """One lane's pump: receives events from the queue as there is room for them, and holds each until its run has ended."""
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -12,6 +11,7 @@ from kappa_gateway.events import capacity
 from kappa_gateway.events.availability import QueueAvailability
 from kappa_gateway.events.backlog import Backlog
 from kappa_gateway.events.capacity import Brake, Budget
+from kappa_gateway.events.held_event import Dues, HeldEvent, LaneAccount
 from kappa_gateway.events.holding import Holding, Run
 from kappa_gateway.pods.functions import Functions
 from kappa_gateway.pods.platform import Peer
@@ -20,8 +20,6 @@ from kappa_gateway.queue.protocol import EventLease, Queue
 
 logger = logging.getLogger(__name__)
 
-DUE_STEP: Final = 0.25
-"""Seconds: retries that are due within the same step are looked for together."""
 DELIVERIES_AT_ONCE: Final = 4
 """Of one lane."""
 DELIVERY_BRAKE: Final = 5.0
@@ -72,23 +70,20 @@ class Pump:
 
     def __init__(self, rules: PumpRules, lane: Lane) -> None:
         self.lane = lane
-        self.held: dict[HeldEvent, asyncio.Task[None]] = {}
+        self.held: dict[Run, asyncio.Task[None]] = {}
         self.ended = False
         self._rules = rules
         self._newest: dict[str, asyncio.Task[None]] = {}
         """Of each event that is held, by its id: its last run."""
-        self._pending = 0
-        """Of the events that are held: how many wait for a slot."""
-        self._held_bytes = 0
-        self._brake = Brake(rules.first_brake, DELIVERY_BRAKE if lane.kind is Kind.DELIVERY else capacity.LONGEST_BRAKE)
+        longest_brake = DELIVERY_BRAKE if lane.kind is Kind.DELIVERY else capacity.LONGEST_BRAKE
+        self._brake = Brake(rules.first_brake, longest_brake)
         self._stopping = False
         self._woken = asyncio.Event()
         self._more = True
         """Whether there may be something to receive."""
         self._typical_bytes = rules.typical_bytes
-        self._dues: list[int] = []
-        """When retries are due, in steps of the monotonic clock, as a heap; each step once."""
-        self._due_steps: set[int] = set()
+        self._dues = Dues(rules.clock)
+        self._account = LaneAccount(rules.budget, self._brake, self._dues, rules.clock, self._wake)
         self._abandoned = False
         self._seen: tuple[object, ...] = ()
 
@@ -113,8 +108,8 @@ class Pump:
         """Receive nothing more, and return what waits for a slot."""
         self._stopping = True
         self._woken.set()
-        for held in list(self.held):
-            held.run.withdraw()
+        for run in list(self.held):
+            run.withdraw()
 
     async def run(self) -> None:
         """Until the lane has no work, or the gateway stops."""
@@ -138,7 +133,7 @@ class Pump:
             if count:
                 await self._receive(count)
                 continue
-            idle = not self._more and not self._dues
+            idle = not self._more and self._dues.next is None
             if not self.held and (idle or self._waits_for_function() or self._is_left()):
                 return
             await self._wait()
@@ -172,7 +167,7 @@ class Pump:
     async def _wait(self) -> None:
         """For something to change, or the time to come at which something is due."""
         now = self._rules.clock()
-        times = [self._dues[0] * DUE_STEP] if self._dues else []
+        times = [self._dues.next] if self._dues.next is not None else []
         if self._more and self._brake.on and self._brake.until > now:
             times.append(self._brake.until)
         try:
@@ -180,9 +175,7 @@ class Pump:
                 await self._woken.wait()
         except TimeoutError:
             pass
-        now = self._rules.clock()
-        while self._dues and self._dues[0] * DUE_STEP <= now:
-            self._due_steps.discard(heapq.heappop(self._dues))
+        if self._dues.pop():
             self._more = True
 
     def _wake(self) -> None:
@@ -195,7 +188,7 @@ class Pump:
         held, budget = len(self.held), self._rules.budget
         if self._brake.on and (held or self._rules.clock() < self._brake.until):
             return 0
-        within = budget.room(held_events=held, held_bytes=self._held_bytes, typical_bytes=self._typical_bytes)
+        within = budget.room(held_events=held, held_bytes=self._account.size, typical_bytes=self._typical_bytes)
         wanted = DELIVERIES_AT_ONCE - held if self.lane.kind is Kind.DELIVERY else self._wanted()
         if wanted > 0 and not within:
             budget.wait(self._wake)
@@ -216,9 +209,9 @@ class Pump:
             elif pod.outstanding:
                 slots += pod.outstanding
         # whoever waits and is no event of ours is a caller
-        callers_wait = len(function.waiters) > self._pending
+        callers_wait = len(function.waiters) > self._account.pending
         ahead = capacity.ahead(slots, function.mean_duration, callers_wait=callers_wait)
-        return capacity.batch(free_slots=free, ahead=ahead, pending=self._pending)
+        return capacity.batch(free_slots=free, ahead=ahead, pending=self._account.pending)
 
     def _function(self) -> FunctionState | None:
         return self._rules.functions.get(self.lane.namespace, self.lane.function)
@@ -236,106 +229,35 @@ class Pump:
 
     def _hold(self, lease: EventLease) -> None:
         """From here until `_ended` the event is this gateway's."""
-        event_id = lease.event.id
-        held = HeldEvent(self, lease)
+        event = lease.event
+        held = HeldEvent(self._account, len(event.payload))
+        run = self._rules.make_run(held, lease)
         if self._stopping:
-            held.run.withdraw()
-        process = self._process(held, self._newest.get(event_id))
-        task = asyncio.get_running_loop().create_task(process, name=f"event {event_id}")
-        self.held[held] = self._newest[event_id] = task
-        task.add_done_callback(lambda _: self._ended(held))
+            run.withdraw()
+        process = self._process(run, held, self._newest.get(event.id))
+        task = asyncio.get_running_loop().create_task(process, name=f"event {event.id}")
+        self.held[run] = self._newest[event.id] = task
+        task.add_done_callback(lambda _: self._ended(run, held))
 
-    async def _process(self, held: "HeldEvent", earlier: asyncio.Task[None] | None) -> None:
+    async def _process(self, run: Run, held: HeldEvent, earlier: asyncio.Task[None] | None) -> None:
         """`earlier`: this gateway's own run of the same event, on a lease that expired while the gateway stood still."""
         if earlier is not None:
             # it may be on its way to a pod, which cannot know of it yet
             await asyncio.wait({earlier})
-        event_id = held.run.lease.event.id
         try:
-            await held.run.run()
+            await run.run()
         except Exception as error:
-            logger.exception("a bug stopped an event", extra={"request_id": event_id})
+            logger.exception("a bug stopped an event", extra={"request_id": run.lease.event.id})
             try:
-                delay = await self._rules.put_aside(held.run, error)
+                delay = await self._rules.put_aside(run, error)
                 if delay is not None:
-                    self.due_in(delay)
+                    held.due_in(delay)
             except Exception:
                 # then its lease expires
-                logger.exception("an event could not be put aside either", extra={"request_id": event_id})
+                logger.exception("an event could not be put aside either", extra={"request_id": run.lease.event.id})
 
-    def _ended(self, held: "HeldEvent") -> None:
-        task, event_id = self.held.pop(held), held.run.lease.event.id
+    def _ended(self, run: Run, held: HeldEvent) -> None:
+        task, event_id = self.held.pop(run), run.lease.event.id
         if self._newest.get(event_id) is task:
             del self._newest[event_id]
         held.release()
-        self._rules.budget.give(1, 0)
-        self._woken.set()
-        self._rules.budget.wake_next()
-
-    # -- for `HeldEvent`
-
-    def make_run(self, held: "HeldEvent", lease: EventLease) -> Run:
-        return self._rules.make_run(held, lease)
-
-    def now(self) -> float:
-        return self._rules.clock()
-
-    def count_pending(self, change: int) -> None:
-        self._pending += change
-        if change < 0:
-            self._woken.set()
-
-    def count_bytes(self, change: int, *, payload: int = 0) -> None:
-        """`change` bytes of the budget, of which `payload` count as the lane's own."""
-        self._rules.budget.take(0, change)
-        self._held_bytes += payload
-
-    def due_in(self, delay: float) -> None:
-        step = int((self._rules.clock() + delay) / DUE_STEP) + 1
-        if step not in self._due_steps:
-            self._due_steps.add(step)
-            heapq.heappush(self._dues, step)
-            self._woken.set()
-
-    def brake(self, *, available: bool, begun: float) -> None:
-        """What an attempt that began then showed of the function: whether it runs anything at all."""
-        if available:
-            self._brake.release()
-            self._woken.set()
-        else:
-            self._brake.pull(self._rules.clock(), begun)
-
-
-class HeldEvent:
-    """The pump's account of one event: whether it waits for a slot, and its bytes. A `holding.Holding`."""
-
-    def __init__(self, pump: Pump, lease: EventLease) -> None:
-        self._pump = pump
-        self._begun = pump.now()
-        self._is_pending = True
-        self._payload = len(lease.event.payload)
-        self._size = self._payload
-        pump.count_pending(1)
-        pump.count_bytes(self._size, payload=self._size)
-        self.run = pump.make_run(self, lease)
-
-    def placed(self, placed: bool) -> None:
-        if placed is self._is_pending:
-            self._is_pending = not placed
-            self._pump.count_pending(-1 if placed else 1)
-
-    def hold(self, size: int) -> None:
-        self._size += size
-        self._pump.count_bytes(size)
-
-    def attempted(self, *, available: bool) -> None:
-        self._pump.brake(available=available, begun=self._begun)
-
-    def due_in(self, delay: float) -> None:
-        self._pump.due_in(delay)
-
-    def release(self) -> None:
-        """Its run has ended."""
-        self.placed(True)
-        self._pump.count_bytes(-self._size, payload=-self._payload)
-        self._size = self._payload = 0

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from kappa_gateway.events import room
-from kappa_gateway.events.room import MOST_AHEAD, MOST_AT_ONCE, Brake, Budget, ahead, batch, share
+from kappa_gateway.events import capacity
+from kappa_gateway.events.capacity import MOST_AHEAD, MOST_AT_ONCE, Brake, Budget, ahead, batch, share
 
 durations = st.floats(min_value=0, max_value=1e6)
 
@@ -134,4 +134,4 @@ def test_a_brake_is_never_shorter_than_its_first_pause():
     brake = Brake(first=60.0)
     brake.pull(0.0, 0.0)
     assert brake.until == 60.0
-    assert room.LONGEST_BRAKE < 60.0
+    assert capacity.LONGEST_BRAKE < 60.0
