@@ -2,8 +2,9 @@
 
 from kappa_core.demand import FunctionDemand, decode, encode, merge
 from kappa_core.scaling import History, ScalingSpec, decide
-from kappa_gateway.demand import DemandFeed
-from kappa_gateway.state import FunctionState
+from kappa_gateway.events.backlog import Backlog
+from kappa_gateway.pods.demand import DemandFeed
+from kappa_gateway.pods.state import FunctionState
 
 SPEC = ScalingSpec(min_replicas=0, max_replicas=10, keep_warm=60.0, concurrency=1)
 
@@ -12,15 +13,30 @@ def demand(backlog, *, waiting=0, mean=1.0):
     return FunctionDemand("default", "f", waiting=waiting, backlog=backlog, mean_duration=mean, cold_start=0.5)
 
 
+def feed_of(function, backlog):
+    return DemandFeed("gateway", [function], backlog=backlog, claims=lambda: (), clock=lambda: 0.0)
+
+
 def test_a_function_that_has_only_events_in_the_queue_is_reported_while_it_has():
-    function = FunctionState("default", "f")
-    feed = DemandFeed("gateway", lambda: [function])
-    assert feed.full_report().functions == ()
-    function.backlog = 3
-    (said,) = decode(encode(feed.full_report())).functions
-    assert (said.backlog, said.waiting, said.in_flight) == (3, 0, 0)
-    function.backlog = 0
-    assert feed.full_report().functions == ()
+    function, backlog = FunctionState("default", "f"), Backlog()
+    feed = feed_of(function, backlog)
+    assert feed.full_report(lambda _: 0).functions == ()
+    backlog.replace({("default", "f"): 3})
+    (reported,) = decode(encode(feed.full_report(lambda _: 0))).functions
+    assert (reported.backlog, reported.waiting, reported.in_flight) == (3, 0, 0)
+    backlog.replace({})
+    assert feed.full_report(lambda _: 0).functions == ()
+
+
+def test_the_backlog_is_known_between_two_looks_at_the_queue():
+    function, backlog = FunctionState("default", "f"), Backlog()
+    assert backlog(function) == 0
+    backlog.accepted("default", "f")
+    backlog.accepted("default", "f")
+    backlog.accepted("default", "g")
+    assert backlog(function) == 2
+    backlog.received("default", "f", 1)
+    assert backlog(function) == 1
 
 
 def test_two_gateways_see_the_same_events():
