@@ -3,7 +3,17 @@
 import asyncio
 
 import pytest
-from event_fakes import NOW, Clock, FakeHolding, FakeQueue, make_event, make_functions, make_lease, make_manifest, make_record
+from event_fakes import (
+    NOW,
+    Clock,
+    FakeHolding,
+    FakeQueue,
+    make_event,
+    make_functions,
+    make_lease,
+    make_manifest,
+    make_record,
+)
 
 from kappa_core.errors import GatewayTimeout, QueueUnavailable
 from kappa_core.event import Condition, Status, Trouble
@@ -297,7 +307,9 @@ async def test_an_event_that_cannot_be_read_fails_without_an_attempt(way):
         (None, {"receive_count": 1, "fresh": False}, False),
     ],
 )
-async def test_the_pods_are_asked_where_an_attempt_may_have_begun_that_the_record_does_not_know(way, record, lease, asks):
+async def test_the_pods_are_asked_where_an_attempt_may_have_begun_that_the_record_does_not_know(
+    way, record, lease, asks
+):
     if record is not None:
         way.queue.known["one"] = record
     await way.run(make_lease(**lease))
