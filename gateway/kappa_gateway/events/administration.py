@@ -1,4 +1,4 @@
-"""What people ask of events by hand: their status, redrive and purge. Each step may be repeated, and each call is bounded.
+"""What people ask of events by hand: status, redrive and purge. Each step may be repeated, each call is bounded.
 
 A redriven event is a new one: its own id (derived, so that a repetition adds nothing), all its attempts, its whole
 `maxAge`, and the attribute `redrive-of`. Its old id would not do: the queue would drop it as a duplicate, and a final
@@ -31,8 +31,9 @@ class Redriven:
 
 
 class Administration:
-    """Of a function's events, by its namespace and name. Every method raises `QueueUnavailable`, the redrives `QueueFull`
-    too: what was done until then stays done. `accept` takes an event in; `clock` gives seconds since the epoch."""
+    """Of a function's events, by its namespace and name. Every method raises `QueueUnavailable`, the redrives
+    `QueueFull` too: what was done until then stays done. `accept` takes an event in; `clock` gives seconds since the
+    epoch."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Administration:
         return result
 
     async def redrive_all(self, namespace: str, function: str, *, until: float) -> Redriven:
-        """All that died by `until` (seconds since the epoch), so that one that dies again meanwhile is not redriven again."""
+        """All that died by `until` (seconds since the epoch): one that dies again meanwhile is not redriven again."""
         result = Redriven()
         async for page in self._dead_by(namespace, function, until):
             if len(result.done) >= MOST_AT_ONCE:

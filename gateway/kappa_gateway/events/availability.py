@@ -1,4 +1,4 @@
-"""Whether the queue answers: logged once when it stops and once when it is back, and asked ever more slowly meanwhile."""
+"""Whether the queue answers: logged once when it stops and once when it is back, asked ever more slowly meanwhile."""
 
 import asyncio
 import logging

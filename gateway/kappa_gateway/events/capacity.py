@@ -1,9 +1,9 @@
 """How many events a lane may receive now: pure decisions, on numbers that the pump brings.
 
 - *Pending* events are held and have no slot yet. A lane keeps so many of them that freed slots find work for `AHEAD`
-  seconds: at least one (which is also the demand that starts a function's first pod), at most `MOST_AHEAD`, and only one
-  while synchronous callers wait too. Callers and events wait in one line, first come first served, so a backlog of a
-  million delays a caller by what is ahead of it and no more.
+  seconds: at least one (which is also the demand that starts a function's first pod), at most `MOST_AHEAD`, and only
+  one while synchronous callers wait too. Callers and events wait in one line, first come first served, so a backlog of
+  a million delays a caller by what is ahead of it and no more.
 - All lanes share a budget by the rule of the dynamic threshold (Choudhury and Hahne, 1998): a lane may hold at most
   `ALPHA` times what is left free. One busy lane gets two thirds of the budget, two get two fifths each, and a lane that
   comes later always finds room, whatever the others wait for.
@@ -49,7 +49,7 @@ def batch(*, free_slots: int, ahead: int, pending: int) -> int:
 
 @dataclass(slots=True)
 class Brake:
-    """Holds a lane back whose function cannot run anything, so that its backlog is not attempted in vain event by event.
+    """Holds a lane back whose function cannot run anything, so that its backlog is not attempted in vain.
 
     While it is on, one event at a time is attempted, after pauses that double. Times are of any monotonic clock.
     """
@@ -65,7 +65,7 @@ class Brake:
         return self.failures > 0
 
     def pull(self, now: float, begun: float) -> None:
-        """An attempt that began at `begun` found nothing available. Those that began before the last pull say nothing new."""
+        """An attempt that began at `begun` was in vain. Those that began before the last pull say nothing new."""
         if begun < self._since:
             return
         self.until = now + backoff(self.failures, self.first, max(self.first, self.longest))

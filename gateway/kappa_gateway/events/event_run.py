@@ -2,15 +2,15 @@
 
 | step | here | what may end it there |
 | --- | --- | --- |
-| received | `pump` made this run for the event; its lease is extended while the run lasts | |
+| received | `pump` made this run for the event, and its lease is extended while the run lasts | |
 | record looked up | `_look_up`; not for an event that is certain to be new | it has ended: acked |
 | checked | `_come_to_outcome` | too old: ended as expired; no such function: nacked |
-| kept answer asked for | `_kept_answer`, where an attempt may have begun that the record does not know | settled by another gateway: nacked |
-| attempted | `_attempt`: an invocation like any other, its answer judged | withdrawn: nacked; lease lost: left alone |
-| settled | `_settle` does what follows: one place matches every outcome | |
+| kept answer asked for | `_kept_answer`, where an attempt may have begun unrecorded | settled elsewhere: nacked |
+| attempted | `_attempt`: an invocation, its answer judged | withdrawn: nacked; lease lost: left alone |
+| settled | `_settle` does what follows: the one place that matches every outcome | |
 
-An attempt that succeeded, or was the last, is acked after its destinations, dead letter and record (`settlement`). Any other
-is nacked until its next attempt is due. Deliveries take a way of their own (`delivery`).
+An attempt that succeeded, or was the last, is acked after its destinations, dead letter and record (`settlement`). Any
+other is nacked until the next one is due. Deliveries take a way of their own (`delivery`).
 """
 
 import logging

@@ -6,7 +6,7 @@ An event's `attributes`:
 
 | attribute | of | holds |
 | --- | --- | --- |
-| `x-amz-client-context`, `x-amzn-trace-id`, `x-amz-cognito-identity` | lambda functions | headers for the pod, by name |
+| `x-amz-client-context`, `x-amzn-trace-id`, `x-amz-cognito-identity` | lambda functions | headers for the pod |
 | `http.method`, `http.target` | web servers | the request line's: target is path and query as the server sees them |
 | `http.headers` | web servers | JSON, `[[name, value], …]`: all but `Content-Length` |
 """
@@ -31,8 +31,8 @@ MAX_STORING: Final = 4096
 
 
 class Intake:
-    """`notify` wakes a lane of this gateway. `left_to` names the gateway that receives a function's events in place of this
-    one, None where this one does; `notify_peer` wakes it. `clock` gives seconds since the epoch."""
+    """`notify` wakes a lane of this gateway. `left_to` names the gateway that receives a function's events in place of
+    this one, None where this one does; `notify_peer` wakes it. `clock` gives seconds since the epoch."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Answers that agents keep: asked for before an event is attempted again, so that no function runs twice without need.
 
 An agent keeps the answer to an event until the gateway that has it has settled the event (`kappa_core.wire.ATTEMPT`). A
-`HeldAnswer` is the connection over which it came. It ends in one of two ways: `settled` (the agent may forget the answer),
-or `abandon` (the connection breaks, and the agent goes on keeping it for whoever asks).
+`HeldAnswer` is the connection over which it came. It ends in one of two ways: `settled` (the agent may forget the
+answer), or `abandon` (the connection breaks, and the agent goes on keeping it for whoever asks).
 """
 
 import asyncio
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 MOST_QUESTIONS: Final = 256
 """Questions to pods that are open at a time."""
 PROMPT: Final = 10.0
-"""Seconds in which a pod must answer, or report that it runs the invocation (an interim answer). One that does neither is
-treated as one that cannot be reached."""
+"""Seconds in which a pod must answer, or report that it runs the invocation (an interim answer). One that does neither
+is treated as one that cannot be reached."""
 PATIENCE: Final = 0.5
 """Seconds after which a question without an answer no longer counts towards `MOST_QUESTIONS`."""
 _ATTEMPTS: Final = 2
@@ -35,7 +35,8 @@ _REQUEST_ID: Final = wire.REQUEST_ID.lower().encode()
 
 
 class HeldAnswer:
-    """A connection whose answer its agent keeps for as long as the event is not settled, an outage of the queue included.
+    """A connection whose answer its agent keeps for as long as the event is not settled, an outage of the queue
+    included.
 
     It tells the agent to forget the answer with its next request or, when it is closed in good order, with a last one.
     """
@@ -84,13 +85,13 @@ class KeptAnswers:
     async def find(self, function: FunctionState, request_id: str, attempt: int) -> KeptAnswer | None:
         """The answer to this attempt, if a pod of the function keeps it or still runs it; None: it may be run (again).
 
-        Waits for a pod that runs it. Needs no slot, and asks pods that drain too. A pod that cannot be reached, or answers
-        nothing for `PROMPT` seconds, counts as one that knows nothing: after a pod's crash a function may run twice. To be
-        asked whenever it is not known what became of an attempt: after another gateway's crash, and after `PodLost` or
-        `GatewayTimeout` too. Functions must be synced, or there are pods that nobody asks.
+        Waits for a pod that runs it. Needs no slot, and asks pods that drain too. A pod that cannot be reached, or
+        answers nothing for `PROMPT` seconds, counts as one that knows nothing: after a pod's crash a function may run
+        twice. To be asked whenever it is not known what became of an attempt: after another gateway's crash, and after
+        `PodLost` or `GatewayTimeout` too. Functions must be synced, or there are pods that nobody asks.
 
-        Raises `GatewayTimeout` if a pod runs the attempt and did not end it within the function's timeout and the margin:
-        it must not be run again now.
+        Raises `GatewayTimeout` if a pod runs the attempt and did not end it within the function's timeout and the
+        margin: it must not be run again now.
         """
         search = _Search(self, function, request_id, attempt)
         try:

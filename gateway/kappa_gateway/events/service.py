@@ -44,8 +44,8 @@ DELIVERIES_AT_ONCE: Final = 32
 class Events:
     """`intake` takes events at any time; `run` for as long as the gateway lives; `drain` before its end.
 
-    `claimant(function)` names the other gateway that claims pool pods for the function, None where that is this one, or no
-    gateway does. Without a pod that serves a function, this gateway leaves its events to that one, and wakes it with
+    `claimant(function)` names the other gateway that claims pool pods for the function, None where that is this one, or
+    no gateway does. Without a pod that serves a function, this gateway leaves its events to that one, and wakes it with
     `notify_claimant`. `clock` gives seconds since the epoch, `monotonic` seconds of a monotonic clock.
     """
 

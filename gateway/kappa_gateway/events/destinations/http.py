@@ -6,7 +6,7 @@ What an answer means (https://www.standardwebhooks.com asks for the most of it):
 | --- | --- |
 | 2xx | taken; its body is not looked at |
 | 301, 308, and 4xx but those below | not taken, and it will never be: 410 and 422 say so, a redirect is not followed |
-| 401, 403, 404, 407, 408, 409, 421, 423, 425, 429, any 3xx or 5xx else; no answer | not taken now; `Retry-After` is heeded |
+| 401, 403, 404, 407, 408, 409, 421, 423, 425, 429, other 3xx and 5xx; no answer | not now; `Retry-After` is heeded |
 """
 
 import asyncio
@@ -37,7 +37,8 @@ _DRAINED_BYTES: Final = 4096
 """Of a taken delivery's answer at most, so that its connection serves the next one too."""
 _DRAIN_TIMEOUT: Final = 0.5
 _PASSING: Final = frozenset({401, 403, 404, 407, 408, 409, 421, 423, 425, 429})
-"""Client errors that go away: a receiver that is rolled out just now, rights that are being mended, too many at once."""
+"""Client errors that go away: a receiver that is rolled out just now, rights that are being mended, too many at
+once."""
 _USER_AGENT: Final = f"Kappa/{version('kappa-functions')}"
 
 
@@ -56,7 +57,8 @@ class HttpSender:
                 raise AddressRefused(refusal)
             return socket.socket(family, kind, protocol)
 
-        # No limit of its own: whoever calls `send` bounds how many there are, and waiting here would eat up the timeout.
+        # No limit of its own: whoever calls `send` bounds how many there are, and waiting here would eat up the
+        # timeout.
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, keepalive_timeout=30, socket_factory=make_socket)
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
@@ -114,7 +116,10 @@ class HttpSender:
         status = answer.status
         if 300 <= status < 400:
             place = answer.headers.get("Location", "")[:300]
-            message = f"{shown} answered {status}, a redirect to {place or 'nowhere'}, and redirects are not followed; write the final address into the Function's spec.async"
+            message = (
+                f"{shown} answered {status}, a redirect to {place or 'nowhere'}, and redirects are not followed; "
+                "write the final address into the Function's spec.async"
+            )
             return DeliveryFailed(message, retryable=status not in (301, 308))
         excerpt = await _excerpt(answer)
         message = f"{shown} answered {status}" + (f": {excerpt}" if excerpt else "")
