@@ -30,7 +30,7 @@ TOO_LARGE: Final = "Function.ResponseSizeTooLarge"
 
 
 class LeasedPlace(Place):
-    """An event's place among the requests that wait. `may_attempt`: whether its lease holds, as it may have waited long.
+    """An event's place among the requests that wait. `may_attempt` says whether its lease holds (it may wait long).
 
     `on_place(True)` is called when it has a slot and may begin, `on_place(False)` when it begins to wait (again).
     """

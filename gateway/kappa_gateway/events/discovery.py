@@ -1,5 +1,4 @@
-"""What the queue holds, looked at every few seconds: which lanes have work, what it means for demand, what may be
-dropped.
+"""What the queue holds, looked at every few seconds: which lanes have work, what that demands, what may be dropped.
 
 Events that this gateway accepts are known at once. This finds those of gateways that crashed, retries that are due, and
 what was there before. When a function is deleted, its events stay: if it is applied again within their time, they run.

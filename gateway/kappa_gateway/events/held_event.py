@@ -1,5 +1,4 @@
-"""What a lane's pump knows of the events that it holds: how many wait for a slot, their bytes, and when retries are
-due."""
+"""A pump's account of the events that it holds: how many wait for a slot, their bytes, and when retries are due."""
 
 import heapq
 from collections.abc import Callable

@@ -35,8 +35,7 @@ _REQUEST_ID: Final = wire.REQUEST_ID.lower().encode()
 
 
 class HeldAnswer:
-    """A connection whose answer its agent keeps for as long as the event is not settled, an outage of the queue
-    included.
+    """A connection whose answer its agent keeps until the event is settled, an outage of the queue included.
 
     It tells the agent to forget the answer with its next request or, when it is closed in good order, with a last one.
     """

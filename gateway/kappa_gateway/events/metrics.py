@@ -14,8 +14,7 @@ from kappa_gateway.queue.protocol import LaneState
 
 WAITING: Final = "waiting"
 HELD: Final = "held"
-"""The label `state`: events that could be received now, and those that a gateway holds or that wait until they are
-due."""
+"""The label `state`: events that could be received now, and those that are held or not due yet."""
 
 
 class FunctionEventCounts:

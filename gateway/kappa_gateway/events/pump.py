@@ -90,8 +90,7 @@ class Pump:
     # -- from outside
 
     def notify(self, *, abandoned: bool = False) -> None:
-        """There may be something to receive. `abandoned`: its function does not exist, and it is old enough to be
-        ended."""
+        """There may be something to receive. `abandoned`: the function does not exist, and events are too old by now."""
         self._more = True
         self._abandoned = abandoned
         self._woken.set()
@@ -241,8 +240,7 @@ class Pump:
         task.add_done_callback(lambda _: self._ended(run, held))
 
     async def _process(self, run: Run, held: HeldEvent, earlier: asyncio.Task[None] | None) -> None:
-        """`earlier`: this gateway's own run of the same event, on a lease that expired while the gateway stood
-        still."""
+        """`earlier`: this gateway's own run of the same event, on a lease that expired while the loop was blocked."""
         if earlier is not None:
             # it may be on its way to a pod, which cannot know of it yet
             await asyncio.wait({earlier})

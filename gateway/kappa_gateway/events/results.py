@@ -9,8 +9,7 @@ from kappa_core.event import Trouble
 from kappa_core.metrics import Outcome
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-"""Of a function's error JSON; the text of a longer one is cut. It is kept with the event, which may be retried
-often."""
+"""Of a function's error JSON; the text of a longer one is cut. It is kept with the event, in the queue."""
 POD_STOPPED: Final = "Kappa.PodStopped"
 """The agent's own error for what ran when its pod had to stop: not the function's fault."""
 
@@ -110,8 +109,7 @@ def lambda_result(status: int, headers: list[tuple[bytes, bytes]], body: bytes, 
 
 
 def web_result(status: int, headers: list[tuple[bytes, bytes]], body: bytes, size: int) -> Result:
-    """Of a web server's answer: 2xx and 3xx are success, 429 and 503 ask for patience, all else is an error of its
-    own."""
+    """Of a web server's answer: 2xx and 3xx are success, 429 and 503 ask for patience, all else is its error."""
     if status < 400:
         return Result(response=body, response_size=size, status_code=status)
     is_busy = status == 429 or status == 503

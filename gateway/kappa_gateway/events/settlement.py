@@ -30,8 +30,7 @@ from kappa_gateway.queue.protocol import EventLease, Queue
 logger = logging.getLogger(__name__)
 
 FULL_PATIENCE: Final = 60.0
-"""Seconds for which enqueueing into a destination's full lane is repeated; then what was to go there is
-dead-lettered."""
+"""Seconds for which a follower is offered to a full lane; then it is dead-lettered."""
 FULL_PAUSE: Final = 2.0
 BUG_PAUSE: Final = 60.0
 """Seconds until an event is attempted again whose run ended with a bug of the gateway."""
@@ -64,8 +63,7 @@ class Settlement:
     async def settle(
         self, lease: EventLease, function: FunctionState, history: History, result: Result, policy: Policy
     ) -> Retry | None:
-        """Do what follows an attempt; returns when its effects are durable. A `Retry` says when the event comes
-        again."""
+        """Do what follows an attempt, durably. A `Retry` says when the event comes again."""
         if result.trouble is None:
             await self._end(lease, function, Condition.SUCCESS, Status.SUCCEEDED, history.attempts + 1, result)
             return None
@@ -109,8 +107,8 @@ class Settlement:
         await self._availability.until_answered(lambda: self._queue.nack(lease, delay))
 
     async def put_aside(self, lease: EventLease, history: History, max_age: float, bug: Exception) -> float | None:
-        """So that a bug costs neither the event nor all of the gateway's time. Returns the seconds until the event
-        comes again; None: it is too old, and has ended."""
+        """So that a bug costs neither the event nor all of the gateway's time. Returns the seconds until it comes again,
+        None if it is too old and has ended."""
         if self._clock() <= lease.event.received_at + max_age:
             await self.nack(lease, BUG_PAUSE)
             return BUG_PAUSE

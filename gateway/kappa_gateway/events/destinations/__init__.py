@@ -1,2 +1,1 @@
-"""Deliveries of records to what is no Function: web addresses (`http`) and NATS subjects (`nats`), by the
-`Deliverer`."""
+"""Deliveries of records to web addresses (`http`) and NATS subjects (`nats`). Imports the queue's protocol, `transport`."""

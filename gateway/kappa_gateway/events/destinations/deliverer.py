@@ -34,8 +34,7 @@ class Deliverer:
         await self._http.close()
 
     async def deliver(self, event: Event) -> None:
-        """One try. Returns when the destination has taken it; raises `DeliveryFailed`, and nothing else but
-        cancellation.
+        """One try. Returns when the destination has taken it. Raises only `DeliveryFailed`, besides cancellation.
 
         Takes `delivery_timeout` seconds at most (twice that, if the receiver first closed a connection that was kept),
         or the queue's own timeout.

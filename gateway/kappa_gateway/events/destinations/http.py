@@ -37,8 +37,7 @@ _DRAINED_BYTES: Final = 4096
 """Of a taken delivery's answer at most, so that its connection serves the next one too."""
 _DRAIN_TIMEOUT: Final = 0.5
 _PASSING: Final = frozenset({401, 403, 404, 407, 408, 409, 421, 423, 425, 429})
-"""Client errors that go away: a receiver that is rolled out just now, rights that are being mended, too many at
-once."""
+"""Client errors that may pass: a receiver is rolled out just now, rights are being mended, too many at once."""
 _USER_AGENT: Final = f"Kappa/{version('kappa-functions')}"
 
 
@@ -57,8 +56,7 @@ class HttpSender:
                 raise AddressRefused(refusal)
             return socket.socket(family, kind, protocol)
 
-        # No limit of its own: whoever calls `send` bounds how many there are, and waiting here would eat up the
-        # timeout.
+        # No limit of its own: the caller bounds how many there are, and waiting here would eat up the timeout.
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=10, keepalive_timeout=30, socket_factory=make_socket)
         tracing = aiohttp.TraceConfig()
         tracing.on_connection_reuseconn.append(_note_reuse)
