@@ -78,6 +78,7 @@ class Gateway:
     demand: DemandFeed
     warm: "WarmParts"
     invoker: Invoker
+    bodies: BodyMemory
     events: Events | None
     """None where no queue is configured."""
     metrics: Metrics
@@ -208,6 +209,7 @@ def compose(settings: Settings, queue: Queue | None = None, deliverer: Deliverer
             peers=peers,
         ),
         invoker=invoker,
+        bodies=bodies,
         events=events,
         metrics=metrics,
         public=_public(settings, DataPath(lambda_api, function_urls, app), lookup, invoker, metrics),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kappa_core.event import Event, Kind, Lane, Trouble
 from kappa_gateway.events.attempt import judge_lambda, judge_web, lambda_call, web_call
 from kappa_gateway.events.tries import MAX_ERROR_BYTES, Unreadable, error_of
-from kappa_gateway.state import FunctionState
+from kappa_gateway.pods.state import FunctionState
 
 LANE = Lane(Kind.INVOCATION, "default", "f")
 

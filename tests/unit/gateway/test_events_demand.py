@@ -2,8 +2,8 @@
 
 from kappa_core.demand import FunctionDemand, decode, encode, merge
 from kappa_core.scaling import History, ScalingSpec, decide
-from kappa_gateway.demand import DemandFeed
-from kappa_gateway.state import FunctionState
+from kappa_gateway.pods.demand import DemandFeed
+from kappa_gateway.pods.state import FunctionState
 
 SPEC = ScalingSpec(min_replicas=0, max_replicas=10, keep_warm=60.0, concurrency=1)
 
