@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from kappa_core import logs
-from kappa_gateway.pools.signing import BadKey
+from kappa_gateway.main import serve
+from kappa_gateway.pods.warm.signing import BadKey
 from kappa_gateway.queue.protocol import QueueMisconfigured
-from kappa_gateway.server import serve
 from kappa_gateway.settings import Settings
 
 

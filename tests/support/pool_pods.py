@@ -12,7 +12,7 @@ from nacl.signing import SigningKey
 from kappa_core import wire
 from kappa_core.function import Function
 from kappa_core.specialize import Refused, read
-from kappa_gateway.backend import PoolPod
+from kappa_gateway.pods.platform import PoolPod
 
 KEY = bytes(range(32))
 PRIVATE_KEY = base64.b64encode(KEY).decode()
@@ -40,7 +40,7 @@ class FakePoolPod:
     """Take the function only once this is set."""
     break_off: bool = False
     forget: bool = False
-    """Break off, and be nobody's still."""
+    """Break off, and still have no function."""
     taken: object = None
     received: list = field(default_factory=list)
     """Bodies of specialize requests, as read."""
@@ -107,18 +107,18 @@ def verify(message, signature):
 
 
 class Pools:
-    """The gateway of a test, and the pool pods that it was told of."""
+    """The gateway of a test, and the pool pods that its backend reports."""
 
     def __init__(self, run, tools):
         self.run, self.tools = run, tools
         self.pods = []
 
     @property
-    def pools(self):
-        return self.run.gateway.pools
+    def free_pods(self):
+        return self.run.gateway.warm.free_pods
 
     def function(self, name="hello"):
-        return self.run.gateway.registry.get("default", name)
+        return self.run.gateway.functions.get("default", name)
 
     async def add(self, *, is_awaited=False, **how):
         number = len(self.pods)
@@ -134,7 +134,7 @@ class Pools:
 
     @property
     def free(self):
-        return self.pools.vacancies.free("default", RUNTIME)
+        return self.free_pods.free("default", RUNTIME)
 
 
 def parts(header):

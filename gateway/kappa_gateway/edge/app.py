@@ -1,20 +1,20 @@
-"""Everything that the gateway serves: the data path first, then the FastAPI app with health, metrics and documentation."""
+"""The FastAPI app: documentation of everything, and the routes that are not on the data path."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 
 from kappa_core.errors import InvalidRequest, KappaError
-from kappa_gateway.answers import Receive, Scope, Send, new_request_id, send_error
-from kappa_gateway.data_path import DataPath
-from kappa_gateway.events.api import add_async_routes, describe
-from kappa_gateway.openapi import add_data_path_routes
-
-if TYPE_CHECKING:
-    from kappa_gateway.gateway import Gateway
+from kappa_gateway import __version__
+from kappa_gateway.edge.answers import new_request_id, send_error
+from kappa_gateway.edge.asgi import App, Receive, Scope, Send
+from kappa_gateway.edge.async_api import AsyncApi, describe
+from kappa_gateway.edge.metrics import Metrics
+from kappa_gateway.edge.openapi import add_data_path_routes
+from kappa_gateway.edge.readiness import GatewayReadiness
 
 
 class Health(BaseModel):
@@ -50,10 +50,10 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return _Refusal(error)
 
 
-def make_api(gateway: "Gateway", data_path: DataPath) -> FastAPI:
-    """The FastAPI app: documentation of everything, and the routes that are not on the data path."""
-    from kappa_gateway import __version__
-
+def make_app(
+    lambda_api: App, function_urls: App, async_api: AsyncApi, metrics: Metrics, readiness: GatewayReadiness
+) -> App:
+    """`lambda_api` and `function_urls` are documented here, and served by the data path."""
     api = FastAPI(
         title="Kappa gateway",
         version=__version__,
@@ -65,7 +65,6 @@ def make_api(gateway: "Gateway", data_path: DataPath) -> FastAPI:
             {"name": "operations", "description": "For probes and monitoring."},
         ],
     )
-    api.state.gateway = gateway
 
     @api.get("/healthz", tags=["operations"], summary="Is the process alive?")
     async def healthz() -> Health:
@@ -78,11 +77,9 @@ def make_api(gateway: "Gateway", data_path: DataPath) -> FastAPI:
         responses={503: {"model": Readiness, "description": "Not yet, or no longer."}},
     )
     async def readyz(response: Response) -> Readiness:
-        known = sum(function.function is not None for function in gateway.registry)
-        if gateway.ready:
-            return Readiness(status="ok", functions=known)
-        response.status_code = 503
-        return Readiness(status="stopping" if gateway.draining else "not synced", functions=known)
+        if not readiness.is_ready:
+            response.status_code = 503
+        return Readiness(status=readiness.status, functions=readiness.functions)
 
     @api.get(
         "/metrics",
@@ -91,24 +88,16 @@ def make_api(gateway: "Gateway", data_path: DataPath) -> FastAPI:
         response_class=Response,
         responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format, or OpenMetrics."}},
     )
-    async def metrics(request: Request) -> Response:
-        body, content_type = await asyncio.to_thread(gateway.metrics.render, request.headers.get("accept", ""))
+    async def scrape(request: Request) -> Response:
+        body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
-    add_data_path_routes(api, data_path)
-    add_async_routes(api, gateway)
+    add_data_path_routes(api, lambda_api, function_urls)
+    async_api.add_routes(api)
     api.add_exception_handler(KappaError, _refuse)
     api.add_exception_handler(RequestValidationError, _refuse)
-    return api
 
-
-def make_app(gateway: "Gateway") -> DataPath:
-    """The ASGI app that the server runs."""
-    data_path = DataPath(gateway)
-    api = make_api(gateway, data_path)
-
-    async def fallback(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await api(scope, receive, send)  # type: ignore[arg-type]  # ASGI's messages are plain dicts here
 
-    data_path.fallback = fallback
-    return data_path
+    return app

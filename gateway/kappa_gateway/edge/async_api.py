@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import FastAPI, Path, Query, Request, Response
 from pydantic import ValidationError
@@ -16,9 +16,9 @@ from kappa_core.durations import format_duration
 from kappa_core.errors import FunctionNotFound, InvalidRequest
 from kappa_core.event import Status
 from kappa_core.function.base import DNS_LABEL
-from kappa_gateway.bodies import Body as BoundedBody
-from kappa_gateway.events import status, steering
-from kappa_gateway.events.api_models import (
+from kappa_gateway.edge.asgi import CLIENT
+from kappa_gateway.edge.async_intake import NO_QUEUE
+from kappa_gateway.edge.async_models import (
     Invocation,
     Invocations,
     PurgeResult,
@@ -26,13 +26,13 @@ from kappa_gateway.events.api_models import (
     RedriveRequest,
     RedriveResult,
 )
-from kappa_gateway.events.intake import NO_QUEUE
-from kappa_gateway.http_server import CLIENT
-from kappa_gateway.openapi import Error, ThrottledError
-
-if TYPE_CHECKING:
-    from kappa_gateway.events.service import Events
-    from kappa_gateway.gateway import Gateway
+from kappa_gateway.edge.bodies import Body as BoundedBody
+from kappa_gateway.edge.bodies import BodyMemory
+from kappa_gateway.edge.openapi import Error, ThrottledError
+from kappa_gateway.events import status, steering
+from kappa_gateway.events.service import Events
+from kappa_gateway.pods.functions import Functions
+from kappa_gateway.settings import Settings
 
 BASE: Final = "/v1/namespaces/{namespace}/functions/{name}/async"
 MOST_LISTED: Final = 1000
@@ -75,155 +75,167 @@ _REDRIVE_BODY: Final = {
 }
 
 
-def add_async_routes(api: FastAPI, gateway: "Gateway") -> None:
-    listing = asyncio.Lock()  # each may read MEMORY bytes
+class AsyncApi:
+    """`events` None: this gateway has no queue."""
 
-    def events_of(namespace: str, name: str) -> "Events":
-        for what, value in (("namespace", namespace), ("function", name)):
-            if not re.fullmatch(DNS_LABEL, value) or len(value) > 63:
-                raise InvalidRequest(
-                    f"{value[:100]!r} is no name of a {what}: those are lower-case letters, digits and dashes"
-                )
-        if gateway.events is None:
-            raise InvalidRequest(NO_QUEUE)
-        return gateway.events
+    def __init__(self, events: Events | None, functions: Functions, bodies: BodyMemory, settings: Settings) -> None:
+        self._events = events
+        self._functions = functions
+        self._bodies = bodies
+        self._settings = settings
+        self._listing = asyncio.Lock()
+        """One listing at a time: each may read `status.MEMORY` bytes."""
 
-    @api.get(
-        BASE + "/{request_id}",
-        tags=["async"],
-        summary="What became of an asynchronous invocation",
-        operation_id="GetAsyncInvocation",
-        response_class=Response,
-        responses={
-            200: {
-                "model": Invocation,
-                "description": "What is known of it.",
-                "content": {"application/json": {"example": {**_EXAMPLE, "resultTruncated": False, "result": None}}},
+    def add_routes(self, api: FastAPI) -> None:
+        listing = self._listing
+
+        def events_of(namespace: str, name: str) -> Events:
+            for what, value in (("namespace", namespace), ("function", name)):
+                if not re.fullmatch(DNS_LABEL, value) or len(value) > 63:
+                    raise InvalidRequest(
+                        f"{value[:100]!r} is no name of a {what}: those are lower-case letters, digits and dashes"
+                    )
+            if self._events is None:
+                raise InvalidRequest(NO_QUEUE)
+            return self._events
+
+        @api.get(
+            BASE + "/{request_id}",
+            tags=["async"],
+            summary="What became of an asynchronous invocation",
+            operation_id="GetAsyncInvocation",
+            response_class=Response,
+            responses={
+                200: {
+                    "model": Invocation,
+                    "description": "What is known of it.",
+                    "content": {
+                        "application/json": {"example": {**_EXAMPLE, "resultTruncated": False, "result": None}}
+                    },
+                },
+                **_ERRORS,
             },
-            **_ERRORS,
-        },
-    )
-    async def get(
-        namespace: _Namespace,
-        name: _Name,
-        request_id: Annotated[str, Path(description="The `x-amzn-requestid` of the 202.")],
-    ) -> Response:
-        """Outcomes are kept for `resultRetention` (an hour); those in the dead letter for `deadLetterRetention` (a week).
-
-        `running` is recorded of runs that take longer than a second: a shorter one goes from `queued` to its end.
-        """
-        events = events_of(namespace, name)
-        entry = await status.find(events.queue, namespace, name, request_id) if _ID.fullmatch(request_id) else None
-        if entry is None:
-            raise FunctionNotFound(
-                f"no asynchronous invocation {request_id[:64]!r} of {namespace}/{name} is known: there was none, it was "
-                f"purged, or it ended more than {format_duration(gateway.settings.result_retention)} ago"
-            )
-        return Response(entry.encode(with_result=True), media_type="application/json")
-
-    @api.get(
-        BASE,
-        tags=["async"],
-        summary="Asynchronous invocations of a function",
-        operation_id="ListAsyncInvocations",
-        response_class=Response,
-        responses={
-            200: {
-                "model": Invocations,
-                "description": "Newest first, without their results.",
-                "content": {"application/json": {"example": {"invocations": [_EXAMPLE]}}},
-            },
-            **_ERRORS,
-        },
-    )
-    async def list_(
-        namespace: _Namespace,
-        name: _Name,
-        status_: Annotated[str | None, Query(alias="status", description=f"Only these: {_STATUSES}.")] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many at most.")] = 100,
-    ) -> Response:
-        """Those that wait, run or are retried, those that ended within `resultRetention`, and the dead letter."""
-        wanted = None
-        if status_ is not None:
-            if status_ not in list(Status):
-                raise InvalidRequest(f"status {status_[:64]!r} is none of {_STATUSES}")
-            wanted = Status(status_)
-        events = events_of(namespace, name)
-        async with listing:
-            entries = await status.newest(events.queue, namespace, name, status=wanted, limit=limit)
-        if not entries and gateway.registry.get(namespace, name) is None:
-            raise _unknown(namespace, name)
-        parts = [entry.encode(with_result=False) for entry in entries]
-        return Response(b'{"invocations": [' + b", ".join(parts) + b"]}", media_type="application/json")
-
-    @api.post(
-        BASE + "/redrive",
-        tags=["async"],
-        summary="Run events of the dead letter again",
-        operation_id="RedriveAsyncInvocations",
-        responses={**_ERRORS, 413: {"model": Error, "description": "The body is too large."}},
-        openapi_extra={"requestBody": _REDRIVE_BODY},
-    )
-    async def redrive(namespace: _Namespace, name: _Name, request: Request) -> RedriveResult:
-        """Each becomes a new event with an id of its own, all its attempts and its whole `maxAge`, and leaves the dead letter."""
-        events = events_of(namespace, name)
-        if gateway.registry.get(namespace, name) is None:
-            raise _unknown(namespace, name)
-        wanted = await _read_redrive(request, gateway)
-        until = time.time() if wanted.until is None else wanted.until
-        async with listing:
-            if wanted.request_ids is None:
-                result = await steering.redrive_all(events, namespace, name, until=until)
-            else:
-                known = [request_id for request_id in wanted.request_ids if _ID.fullmatch(request_id)]
-                result = await steering.redrive(events, namespace, name, known)
-                result.not_found += [given for given in wanted.request_ids if not _ID.fullmatch(given)]
-        return RedriveResult(
-            redriven=[RedrivenEvent(request_id=old, redriven_as=new) for old, new in result.done],
-            not_found=result.not_found,
-            more=result.more,
-            until=until,
         )
+        async def get(
+            namespace: _Namespace,
+            name: _Name,
+            request_id: Annotated[str, Path(description="The `x-amzn-requestid` of the 202.")],
+        ) -> Response:
+            """Outcomes are kept for `resultRetention` (an hour); those in the dead letter for `deadLetterRetention` (a week).
 
-    @api.delete(
-        BASE,
-        tags=["async"],
-        summary="Drop what waits, or the dead letter",
-        operation_id="PurgeAsyncInvocations",
-        responses=_ERRORS,
-    )
-    async def purge(
-        namespace: _Namespace,
-        name: _Name,
-        dead: Annotated[
-            Literal["true", "false"], Query(description="true: empty the dead letter, and leave the queue alone.")
-        ] = "false",
-    ) -> PurgeResult:
-        """There is no way back. What runs now runs on, but is not retried."""
-        queue = events_of(namespace, name).queue
-        if dead == "true":
+            `running` is recorded of runs that take longer than a second: a shorter one goes from `queued` to its end.
+            """
+            events = events_of(namespace, name)
+            entry = await status.find(events.queue, namespace, name, request_id) if _ID.fullmatch(request_id) else None
+            if entry is None:
+                raise FunctionNotFound(
+                    f"no asynchronous invocation {request_id[:64]!r} of {namespace}/{name} is known: there was none, it was "
+                    f"purged, or it ended more than {format_duration(self._settings.result_retention)} ago"
+                )
+            return Response(entry.encode(with_result=True), media_type="application/json")
+
+        @api.get(
+            BASE,
+            tags=["async"],
+            summary="Asynchronous invocations of a function",
+            operation_id="ListAsyncInvocations",
+            response_class=Response,
+            responses={
+                200: {
+                    "model": Invocations,
+                    "description": "Newest first, without their results.",
+                    "content": {"application/json": {"example": {"invocations": [_EXAMPLE]}}},
+                },
+                **_ERRORS,
+            },
+        )
+        async def list_(
+            namespace: _Namespace,
+            name: _Name,
+            status_: Annotated[str | None, Query(alias="status", description=f"Only these: {_STATUSES}.")] = None,
+            limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many at most.")] = 100,
+        ) -> Response:
+            """Those that wait, run or are retried, those that ended within `resultRetention`, and the dead letter."""
+            wanted = None
+            if status_ is not None:
+                if status_ not in list(Status):
+                    raise InvalidRequest(f"status {status_[:64]!r} is none of {_STATUSES}")
+                wanted = Status(status_)
+            events = events_of(namespace, name)
             async with listing:
-                count, more = await steering.purge_dead(queue, namespace, name, until=time.time())
-            return PurgeResult(purged=count, more=more)
-        return PurgeResult(purged=await steering.purge(queue, namespace, name), more=False)
+                entries = await status.newest(events.queue, namespace, name, status=wanted, limit=limit)
+            if not entries and self._functions.get(namespace, name) is None:
+                raise _unknown(namespace, name)
+            parts = [entry.encode(with_result=False) for entry in entries]
+            return Response(b'{"invocations": [' + b", ".join(parts) + b"]}", media_type="application/json")
 
+        @api.post(
+            BASE + "/redrive",
+            tags=["async"],
+            summary="Run events of the dead letter again",
+            operation_id="RedriveAsyncInvocations",
+            responses={**_ERRORS, 413: {"model": Error, "description": "The body is too large."}},
+            openapi_extra={"requestBody": _REDRIVE_BODY},
+        )
+        async def redrive(namespace: _Namespace, name: _Name, request: Request) -> RedriveResult:
+            """Each becomes a new event with an id of its own, all its attempts and its whole `maxAge`, and leaves the dead letter."""
+            events = events_of(namespace, name)
+            if self._functions.get(namespace, name) is None:
+                raise _unknown(namespace, name)
+            wanted = await self._read_redrive(request)
+            until = time.time() if wanted.until is None else wanted.until
+            async with listing:
+                if wanted.request_ids is None:
+                    result = await steering.redrive_all(events, namespace, name, until=until)
+                else:
+                    known = [request_id for request_id in wanted.request_ids if _ID.fullmatch(request_id)]
+                    result = await steering.redrive(events, namespace, name, known)
+                    result.not_found += [given for given in wanted.request_ids if not _ID.fullmatch(given)]
+            return RedriveResult(
+                redriven=[RedrivenEvent(request_id=old, redriven_as=new) for old, new in result.done],
+                not_found=result.not_found,
+                more=result.more,
+                until=until,
+            )
 
-async def _read_redrive(request: Request, gateway: "Gateway") -> RedriveRequest:
-    """FastAPI itself would read a body of any size. Raises `InvalidRequest`, `RequestTooLarge`, `BodyTimeout`."""
-    body = BoundedBody(
-        request.receive,  # type: ignore[arg-type]  # ASGI's messages are plain dicts here
-        request.scope["headers"],
-        gateway.bodies,
-        limit=MOST_BODY_BYTES,
-        timeout=gateway.settings.body_timeout,
-    )
-    try:
-        data = await body.read(is_here=request.scope[CLIENT].body_is_here)
-        return RedriveRequest.model_validate_json(data or b"{}")
-    except ValidationError as error:
-        raise InvalidRequest(f"what to redrive cannot be read: {describe(error.errors())}") from None
-    finally:
-        body.close()
+        @api.delete(
+            BASE,
+            tags=["async"],
+            summary="Drop what waits, or the dead letter",
+            operation_id="PurgeAsyncInvocations",
+            responses=_ERRORS,
+        )
+        async def purge(
+            namespace: _Namespace,
+            name: _Name,
+            dead: Annotated[
+                Literal["true", "false"], Query(description="true: empty the dead letter, and leave the queue alone.")
+            ] = "false",
+        ) -> PurgeResult:
+            """There is no way back. What runs now runs on, but is not retried."""
+            queue = events_of(namespace, name).queue
+            if dead == "true":
+                async with listing:
+                    count, more = await steering.purge_dead(queue, namespace, name, until=time.time())
+                return PurgeResult(purged=count, more=more)
+            return PurgeResult(purged=await steering.purge(queue, namespace, name), more=False)
+
+    async def _read_redrive(self, request: Request) -> RedriveRequest:
+        """FastAPI itself would read a body of any size. Raises `InvalidRequest`, `RequestTooLarge`, `BodyTimeout`."""
+        body = BoundedBody(
+            request.receive,  # type: ignore[arg-type]  # ASGI's messages are plain dicts here
+            request.scope["headers"],
+            self._bodies,
+            limit=MOST_BODY_BYTES,
+            timeout=self._settings.body_timeout,
+        )
+        try:
+            data = await body.read(is_here=request.scope[CLIENT].body_is_here)
+            return RedriveRequest.model_validate_json(data or b"{}")
+        except ValidationError as error:
+            raise InvalidRequest(f"what to redrive cannot be read: {describe(error.errors())}") from None
+        finally:
+            body.close()
 
 
 def describe(problems: Sequence[Any]) -> str:

@@ -2,14 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kappa_core.errors import InvalidRequest, RequestTooLarge
-from kappa_gateway.exchange import ClientGone
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-"""ASGI's receive; messages are ASGI's dicts."""
+from kappa_gateway.edge.asgi import Headers, Receive
+from kappa_gateway.invoke.outcome import ClientGone
 
 FREE_BYTES: Final = 64 * 1024
 """Of each body, not counted: the server holds about so much of every connection anyway."""
@@ -21,11 +18,11 @@ class BodyTimeout(InvalidRequest):
 
 
 class BodyMemory:
-    """Bytes of large bodies that may be held at a time. Who gets none waits, and its connection is not read meanwhile."""
+    """Bytes of large bodies that may be held at a time. A request that gets none waits, and its connection is not read."""
 
     def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._free = limit
-        self._limit = limit
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
@@ -34,7 +31,7 @@ class BodyMemory:
 
     async def take(self, size: int) -> None:
         """Wait, first come first served, until `size` bytes may be held; more than all there is counts as all."""
-        size = min(size, self._limit)
+        size = min(size, self.limit)
         if not self._waiting and self._free >= size:
             self._free -= size
             return
@@ -52,7 +49,7 @@ class BodyMemory:
             raise
 
     def give(self, size: int) -> None:
-        self._free += min(size, self._limit)
+        self._free += min(size, self.limit)
         self._serve()
 
     def _serve(self) -> None:
@@ -63,7 +60,7 @@ class BodyMemory:
                 future.set_result(None)
 
 
-def declared_length(headers: list[tuple[bytes, bytes]]) -> int | None:
+def declared_length(headers: Headers) -> int | None:
     """Content-Length, None without one. The server has checked that it is a number."""
     for name, value in headers:
         if name == b"content-length":
@@ -72,14 +69,14 @@ def declared_length(headers: list[tuple[bytes, bytes]]) -> int | None:
 
 
 class Body:
-    """One request's body, whole: `await read()`, and `close()` when it is no longer needed: its memory is held till then."""
+    """One request's body, whole: `await read()`, then `close()` once it is no longer needed. It holds memory until then."""
 
     __slots__ = ("_headers", "_held", "_limit", "_memory", "_receive", "_timeout")
 
     def __init__(
         self,
         receive: Receive,
-        headers: list[tuple[bytes, bytes]],
+        headers: Headers,
         memory: BodyMemory,
         *,
         limit: int,
@@ -140,7 +137,7 @@ class Body:
 
     async def _hold(self, size: int) -> None:
         await self._memory.take(size)
-        self._held = min(size, self._memory._limit)
+        self._held = min(size, self._memory.limit)
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(f"the request's body is larger than {self._limit} bytes, which is the limit")

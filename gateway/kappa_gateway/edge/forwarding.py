@@ -1,8 +1,8 @@
-"""What a proxy does to headers: which belong to one connection only, and who is said to have asked."""
+"""What a proxy does to headers: which ones belong to one connection only, and whose address it passes on."""
 
 from typing import Final
 
-from kappa_gateway.answers import Headers, Scope
+from kappa_gateway.edge.asgi import Headers, Scope
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -21,7 +21,7 @@ HOP_BY_HOP: Final = frozenset(
 
 
 def end_to_end(headers: Headers) -> Headers:
-    """The headers that go on, without those of the connection and those that `Connection` names."""
+    """The headers that are passed on: without those of the connection, and without those that `Connection` names."""
     named = {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
     return [(name, value) for name, value in headers if name not in HOP_BY_HOP and name not in named]
 
@@ -32,7 +32,7 @@ def peer(scope: Scope) -> str:
 
 
 def source_ip(scope: Scope, trusted_proxies: int) -> str:
-    """Who asked: the peer, or with N trusted proxies before us the N-th last entry of X-Forwarded-For."""
+    """The client's address: the peer's, or with N trusted proxies before us the N-th last entry of X-Forwarded-For."""
     if trusted_proxies:
         entries: list[str] = [
             entry.strip().decode("latin-1")

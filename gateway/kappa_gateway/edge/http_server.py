@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol with what a gateway that faces the world needs on top of it.
 
 - A request head must come within a time and a size; a connection that stays silent is closed.
-- A client that disconnects is told of at once (`on_disconnect`): in ASGI the handler would have to ask for it.
-- What is no HTTP gets 400 in the gateway's own form, and never into the middle of another answer.
+- A client's disconnect is reported at once (`on_disconnect`): in ASGI the handler would have to ask for it.
+- What is not HTTP gets 400 in the gateway's own form, and never into the middle of another answer.
 - A connection that is closed with bytes unread is reset, and a reset takes an answer with it that the client has not
   read yet. So a client that still sends is read on for a while (`_Outlet.close`), and a stop takes no request away that
   lies in a connection already (`shutdown`).
@@ -10,27 +10,22 @@
 uvicorn's protocol class is semi-internal: pyproject.toml pins its minor version, and tests/contract watches what is used.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import json
 import logging
 import termios
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-if TYPE_CHECKING:
-    import asyncio
-
-    from kappa_gateway.gateway import Gateway
+from kappa_gateway.edge.asgi import CLIENT
 
 logger = logging.getLogger(__name__)
 
-CLIENT: Final = "kappa.client"
-"""In the ASGI scope: the `ClientProtocol` that the request came over."""
-GATEWAY: Final = "kappa.gateway"
-"""In the server's state: the `Gateway`."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 LINGER: Final = 10.0
 """Seconds for which a client that still sends is read after the last answer."""
@@ -39,41 +34,50 @@ FIRST_WORD: Final = 0.5
 _PHRASES: Final = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    head_timeout: float
+    """Seconds in which a connection must send a whole request head."""
+    max_connections: int
+    count_refusal: Callable[[str], None]
+    """Called with the error type of a request that is refused here."""
+
+
 class ClientProtocol(HttpToolsProtocol):
-    """One client connection."""
+    """One client connection. uvicorn's `http=` takes it with its limits bound: `functools.partial(…, limits=…)`."""
 
-    gateway: "Gateway"
-    """Set by the subclass that `server` makes for its gateway."""
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:  # uvicorn's own arguments
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self.on_disconnect: Callable[[], None] | None = None
+        """Called once if the client goes away while its request is served."""
 
-    on_disconnect: Callable[[], None] | None = None
-    """Called once if the client goes away while its request is served."""
-
-    def connection_made(self, transport: "asyncio.Transport") -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._outlet = _Outlet(self)
         self._last = False
         """Whether the next request is the last one."""
-        self._deaf = False
-        """Whether what comes is thrown away: the last answer is given, or was promised."""
+        self._discarding = False
+        """Whether what comes is thrown away: the last answer was written, or will be after those before it."""
         self._head_bytes = 0
-        self._head_deadline = self.loop.time() + self.gateway.settings.head_timeout
+        self._head_deadline = self.loop.time() + self._limits.head_timeout
         """When the head that is awaited must be here; 0 while none is."""
-        if len(self.connections) > self.gateway.settings.max_connections:
+        if len(self.connections) > self._limits.max_connections:
             logger.warning("too many connections", extra={"connections": len(self.connections)})
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._tell_disconnect()
+        self._report_disconnect()
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf or self.parser is None or self.transport.is_closing():
+        if self._discarding or self.parser is None or self.transport.is_closing():
             return
         if not self._head_deadline and (self.cycle is None or self.cycle.response_complete):
-            self._head_deadline = self.loop.time() + self.gateway.settings.head_timeout
+            self._head_deadline = self.loop.time() + self._limits.head_timeout
             self._head_bytes = 0
         super().data_received(data)
-        if self._head_deadline and not self._deaf:
+        if self._head_deadline and not self._discarding:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.refuse(431, f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
@@ -118,7 +122,7 @@ class ClientProtocol(HttpToolsProtocol):
             return
         self._last = True
         soon = self.loop.time() + FIRST_WORD
-        if self._deaf and self._head_deadline:
+        if self._discarding and self._head_deadline:
             self._head_deadline = min(self._head_deadline, soon)
         elif self.cycle is None:
             self._head_deadline = self._head_deadline if self._head_bytes else soon
@@ -135,13 +139,13 @@ class ClientProtocol(HttpToolsProtocol):
 
     def refuse(self, status: int, message: str) -> None:
         """Answer and close; where requests before this one are being answered, close after the last of them."""
-        self.gateway.metrics.refuse(f"Http{status}")
+        self._limits.count_refusal(f"Http{status}")
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             self._write_refusal(status, message)
             self.linger()
         elif not cycle.more_body:
-            self._deaf = True
+            self._discarding = True
             cycle.keep_alive = False
         elif cycle.response_started or self.pipeline:
             self.transport.close()
@@ -150,12 +154,12 @@ class ClientProtocol(HttpToolsProtocol):
             self._write_refusal(status, message)
             cycle.disconnected = True
             cycle.message_event.set()
-            self._tell_disconnect()
+            self._report_disconnect()
             self.linger()
 
     def close(self) -> None:
         """Close after what was written; gently if the client still sends."""
-        if self._deaf or self.pipeline or (self.cycle is not None and self.cycle.more_body):
+        if self._discarding or self.pipeline or (self.cycle is not None and self.cycle.more_body):
             self.linger()
         else:
             self.transport.close()
@@ -164,14 +168,14 @@ class ClientProtocol(HttpToolsProtocol):
         """No more is written; what comes is thrown away until the client closes, for a while."""
         if self.transport.is_closing():
             return
-        self._deaf = True
+        self._discarding = True
         self._head_bytes = 0
         self._head_deadline = self.loop.time() + LINGER
-        with contextlib.suppress(OSError):  # the client has gone, which nobody told us yet
+        with contextlib.suppress(OSError):  # the client has gone, which was not reported yet
             self.transport.write_eof()
         self.flow.resume_reading()
 
-    def _tell_disconnect(self) -> None:
+    def _report_disconnect(self) -> None:
         callback, self.on_disconnect = self.on_disconnect, None
         if callback is not None:
             callback()
@@ -196,15 +200,10 @@ class _Outlet:
         self.close = protocol.close
 
 
-def _has_unread(transport: "asyncio.Transport") -> bool:
+def _has_unread(transport: asyncio.Transport) -> bool:
     """Whether bytes have come that the loop has not read yet."""
     count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0" * 4)
     return any(count)
-
-
-def protocol_for(gateway: "Gateway") -> type[ClientProtocol]:
-    """The protocol class for one gateway, as uvicorn's `http=` takes it."""
-    return type("GatewayProtocol", (ClientProtocol,), {"gateway": gateway})
 
 
 class Swept(Protocol):

@@ -3,37 +3,30 @@
 https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html
 """
 
+import asyncio
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import parse_qs, unquote
 
 from kappa_core import function_name, wire
-from kappa_core.errors import FunctionNotFound, InvalidRequest, InvalidRequestContent, KappaError, Unavailable
+from kappa_core.errors import InvalidRequest, InvalidRequestContent, KappaError
 from kappa_core.function_name import FunctionName
 from kappa_core.metrics import InvocationType, Outcome
 from kappa_gateway import json_check
-from kappa_gateway.answers import (
-    COLD_START,
-    JSON,
-    Headers,
-    Receive,
-    Scope,
-    Send,
-    answer_error,
-    new_request_id,
-    pass_body_on,
-)
-from kappa_gateway.bodies import Body
-from kappa_gateway.events.intake import EVENT, Intake
-from kappa_gateway.exchange import Exchange, outcome_of
-from kappa_gateway.http_server import CLIENT
-from kappa_gateway.state import FunctionState
-
-if TYPE_CHECKING:
-    from kappa_gateway.connection import Connection
-    from kappa_gateway.gateway import Gateway
+from kappa_gateway.edge.answers import COLD_START, JSON, answer_error, new_request_id, pass_body_on
+from kappa_gateway.edge.asgi import CLIENT, Headers, Receive, Scope, Send
+from kappa_gateway.edge.async_intake import EVENT, AsyncIntake
+from kappa_gateway.edge.bodies import Body, BodyMemory
+from kappa_gateway.edge.lookup import Lookup
+from kappa_gateway.invoke.invocation import Invocation
+from kappa_gateway.invoke.invoker import Invoker
+from kappa_gateway.invoke.outcome import ClientGone, outcome_of
+from kappa_gateway.invoke.request import Request
+from kappa_gateway.pods.state import FunctionState
+from kappa_gateway.settings import Settings
+from kappa_gateway.transport.connection import Connection
 
 PREFIX: Final = b"/2015-03-31/functions/"
 SUFFIX: Final = b"/invocations"
@@ -59,9 +52,14 @@ _TYPE: Final = b"x-amz-invocation-type"
 class LambdaApi:
     """ASGI, for this one path. Knows nothing of other routes."""
 
-    def __init__(self, gateway: "Gateway") -> None:
-        self._gateway = gateway
-        self._intake = Intake(gateway)
+    def __init__(
+        self, lookup: Lookup, invoker: Invoker, intake: AsyncIntake, bodies: BodyMemory, settings: Settings
+    ) -> None:
+        self._lookup = lookup
+        self._invoker = invoker
+        self._intake = intake
+        self._bodies = bodies
+        self._settings = settings
         self._cache: dict[bytes, FunctionState] = {}
         self._cache_version = -1
 
@@ -77,25 +75,17 @@ class LambdaApi:
     # -- which function
 
     def _find(self, scope: Scope) -> FunctionState:
-        registry = self._gateway.registry
-        if self._cache_version != registry.version:
+        if self._cache_version != self._lookup.version:
             self._cache.clear()
-            self._cache_version = registry.version
+            self._cache_version = self._lookup.version
         path = scope["raw_path"]
         function = self._cache.get(path) if not scope["query_string"] else None
         if function is not None:
             return function
         try:
-            name = self._parse(scope)
-            function = registry.get(name.namespace, name.name)
-            if function is None:
-                if not registry.synced.is_set():
-                    raise Unavailable("this gateway has not yet seen every function: try again in a moment")
-                raise FunctionNotFound(
-                    f"Function not found: there is no Function {name.name!r} in namespace {name.namespace!r}"
-                )
+            function = self._lookup.by_name(self._parse(scope))
         except KappaError as error:
-            self._gateway.metrics.refuse(error.error_type)
+            self._lookup.count_refusal(error.error_type)
             raise
         if not scope["query_string"]:
             if len(self._cache) >= _CACHED_NAMES:
@@ -110,7 +100,7 @@ class LambdaApi:
             qualifier = parse_qs(scope["query_string"].decode("latin-1")).get("Qualifier", [None])[0]
         return function_name.parse(
             unquote(raw[len(PREFIX) : -len(SUFFIX)].decode("latin-1")),
-            default_namespace=self._gateway.settings.default_namespace,
+            default_namespace=self._settings.default_namespace,
             qualifier=qualifier,
         )
 
@@ -119,17 +109,16 @@ class LambdaApi:
     async def _invoke(
         self, scope: Scope, receive: Receive, send: Send, function: FunctionState, request_id: str
     ) -> None:
-        gateway = self._gateway
         client = scope[CLIENT]
-        exchange = Exchange(gateway, function, InvocationType.REQUEST_RESPONSE, request_id)
-        client.on_disconnect = exchange.abort
+        invocation = Invocation(self._invoker, function, InvocationType.REQUEST_RESPONSE, request_id)
+        client.on_disconnect = invocation.abort
         headers: Headers = scope["headers"]
         body = Body(
             receive,
             headers,
-            gateway.bodies,
-            limit=gateway.settings.max_request_bytes,
-            timeout=gateway.settings.body_timeout,
+            self._bodies,
+            limit=self._settings.max_request_bytes,
+            timeout=self._settings.body_timeout,
         )
         outcome = Outcome.ERROR
         try:
@@ -139,25 +128,24 @@ class LambdaApi:
                     f"{function.key} is a web server (code.image.protocol: http): call it at /fn/{function.key}/"
                 )
             if invocation_type == EVENT:
-                await self._intake.from_lambda_api(exchange, scope, receive, send)
+                await self._intake.from_lambda_api(invocation, scope, receive, send)
                 return
-            gateway.dispatcher.admit(function)
+            self._invoker.dispatcher.admit(function)
             payload = await body.read(is_here=client.body_is_here)
             if payload:
                 await json_check.check(payload)
             match invocation_type:
                 case b"RequestResponse":
-                    connection = await exchange.request(
-                        lambda function: (
-                            b"%b%b\r\n%bContent-Length: %d\r\n\r\n"
-                            % (function.request_head, request_id.encode(), more, len(payload or b"{}"))
-                        ),
-                        payload or b"{}",
+                    tail = b"%b\r\n%bContent-Length: %d\r\n\r\n" % (request_id.encode(), more, len(payload or b"{}"))
+                    connection = await invocation.send(
+                        Request(lambda function: function.request_head + tail, payload or b"{}")
                     )
+                    if connection is None:
+                        raise ClientGone
                     body.close()
-                    await _answer(send, exchange, connection)
+                    await _answer(send, invocation, connection)
                 case b"DryRun":
-                    exchange.kind = InvocationType.DRY_RUN
+                    invocation.kind = InvocationType.DRY_RUN
                     headers = [(b"x-amzn-requestid", request_id.encode())]
                     await send({"type": "http.response.start", "status": 204, "headers": headers})
                     await send({"type": "http.response.body"})
@@ -165,7 +153,7 @@ class LambdaApi:
                     raise InvalidRequest(
                         f"X-Amz-Invocation-Type: {other.decode('latin-1')!r} is none of RequestResponse, Event and DryRun"
                     )
-            outcome = Outcome.FUNCTION_ERROR if exchange.function_error else Outcome.SUCCESS
+            outcome = Outcome.FUNCTION_ERROR if invocation.function_error else Outcome.SUCCESS
         except BaseException as error:
             outcome = outcome_of(error)
             raise
@@ -173,18 +161,18 @@ class LambdaApi:
             client.on_disconnect = None
             body.close()
             # in the loop's next turn: the answer leaves at the end of this one
-            gateway.loop.call_soon(exchange.end, outcome)
+            asyncio.get_running_loop().call_soon(invocation.end, outcome)
 
 
-async def _answer(send: Send, exchange: Exchange, connection: "Connection") -> None:
+async def _answer(send: Send, invocation: Invocation, connection: Connection) -> None:
     """Pass a pod's answer on as it comes."""
-    headers: Headers = [JSON, (b"x-amzn-requestid", exchange.request_id.encode())]
+    headers: Headers = [JSON, (b"x-amzn-requestid", invocation.request_id.encode())]
     for name, value in connection.headers:
         passed = _PASSED_ON.get(name)
         if passed is not None:
             headers.append((passed, value))
-    if exchange.cold_start is not None:
-        headers.append((COLD_START, exchange.cold_start))
+    if invocation.cold_start is not None:
+        headers.append((COLD_START, invocation.cold_start))
     await send({"type": "http.response.start", "status": connection.status, "headers": headers})
     await pass_body_on(send, connection)
 

@@ -1,14 +1,11 @@
 """The data path's operations as ordinary FastAPI routes: their documentation, over the very same code."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from kappa_gateway.answers import Receive, Scope, Send
-
-if TYPE_CHECKING:
-    from kappa_gateway.data_path import DataPath
+from kappa_gateway.edge.asgi import App
 
 
 class Error(BaseModel):
@@ -80,22 +77,16 @@ _QUEUED = {
 class _Delegated(Response):
     """An answer that the data path writes."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__()
-        self._app = app  # an ASGI app
+        self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._app(scope, receive, send)
 
 
-def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
-    """Add the routes. `api` is served behind `data_path`, so requests rarely come this way; if they do, it is the same."""
-
-    async def invoke_app(scope: Scope, receive: Receive, send: Send) -> None:
-        await data_path.lambda_api(scope, receive, send)
-
-    async def url_app(scope: Scope, receive: Receive, send: Send) -> None:
-        await data_path.function_urls(scope, receive, send)
+def add_data_path_routes(api: FastAPI, lambda_api: App, function_urls: App) -> None:
+    """Add the routes. Requests rarely come this way, since the data path stands before `api`; if they do, it is the same."""
 
     @api.post(
         "/2015-03-31/functions/{function_name}/invocations",
@@ -161,7 +152,7 @@ def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
         Every AWS SDK can call it: set its endpoint URL to this server. Where no pod is free the request waits for one,
         cold starts included, up to the gateway's limit (60 s by default).
         """
-        return _Delegated(invoke_app)
+        return _Delegated(lambda_api)
 
     description = (
         "The request as it comes: a Lambda function gets it as an event of Lambda's payload format 2.0 and answers with "
@@ -171,7 +162,7 @@ def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
         api.add_api_route(
             "/fn/{namespace}/{name}/{path:path}",
-            _url_endpoint(url_app),
+            _url_endpoint(function_urls),
             methods=[method],
             tags=["url"],
             summary=f"{method} a function's URL",
@@ -190,7 +181,7 @@ def add_data_path_routes(api: FastAPI, data_path: "DataPath") -> None:
         )
 
 
-def _url_endpoint(app: Any) -> Any:
+def _url_endpoint(app: App) -> Any:
     async def function_url(
         namespace: Annotated[str, Path(description="The Function's namespace.", examples=["default"])],
         name: Annotated[str, Path(description="The Function's name.", examples=["hello"])],

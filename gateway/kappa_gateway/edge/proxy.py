@@ -1,18 +1,18 @@
-"""Functions that are web servers (`protocol: http`): the request goes on as it is, both bodies stream, both ends brake."""
+"""Functions that are web servers (`protocol: http`): the request is passed on as it is, both bodies stream, with back-pressure."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from kappa_core.errors import BadAnswer, KappaError, RequestTooLarge
-from kappa_gateway import forwarding
-from kappa_gateway.answers import COLD_START, Headers, Receive, Scope, Send, pass_body_on
-from kappa_gateway.bodies import declared_length
-from kappa_gateway.connection import Connection
-from kappa_gateway.exchange import ClientGone, Exchange
-from kappa_gateway.http_server import CLIENT
-
-if TYPE_CHECKING:
-    from kappa_gateway.gateway import Gateway
+from kappa_gateway.edge import forwarding
+from kappa_gateway.edge.answers import COLD_START, pass_body_on
+from kappa_gateway.edge.asgi import CLIENT, Headers, Receive, Scope, Send
+from kappa_gateway.edge.bodies import declared_length
+from kappa_gateway.edge.target import Target
+from kappa_gateway.invoke.invocation import Invocation
+from kappa_gateway.invoke.outcome import ClientGone
+from kappa_gateway.invoke.request import Request
+from kappa_gateway.settings import Settings
+from kappa_gateway.transport.connection import Connection
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 _OWN = frozenset({b"date", b"x-amzn-requestid"})
@@ -20,24 +20,18 @@ _OWN = frozenset({b"date", b"x-amzn-requestid"})
 
 
 async def proxy(
-    gateway: "Gateway",
-    exchange: Exchange,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    path: bytes,
-    prefix: bytes,
+    invocation: Invocation, scope: Scope, receive: Receive, send: Send, target: Target, settings: Settings
 ) -> None:
     """Serve one request from a pod. A body is read no faster than the pod takes it, and only once there is a pod.
 
-    Raises what `Exchange.request` does until the answer's head is out, `BrokenAnswer` after.
+    Raises what `Invocation.send` does until the answer's head is out, `BrokenAnswer` after.
     """
-    limit = gateway.settings.max_request_bytes
+    limit = settings.max_request_bytes
     length = declared_length(scope["headers"])
     if length is not None and length > limit:
         raise RequestTooLarge(f"the request's body is larger than {limit} bytes, which is the limit")
     chunked = length is None and bool(forwarding.header(scope["headers"], b"transfer-encoding"))
-    head = request_head(scope, path, prefix, chunked=chunked, trust=gateway.settings.trusted_proxies > 0)
+    head = request_head(scope, target.path, target.prefix, chunked=chunked, trust=settings.trusted_proxies > 0)
     is_head = scope["method"] == "HEAD"
     upload: Upload | None = None
     if scope[CLIENT].body_is_here:
@@ -48,14 +42,18 @@ async def proxy(
         body = b""
         upload = Upload(receive, chunked=chunked, limit=limit)
     try:
-        connection = await exchange.request(
-            lambda _: head,
-            body,
-            idempotent=scope["method"] in _IDEMPOTENT and upload is None,
-            is_head=is_head,
-            more=upload.start if upload is not None else None,
+        connection = await invocation.send(
+            Request(
+                lambda _: head,
+                body,
+                idempotent=scope["method"] in _IDEMPOTENT and upload is None,
+                is_head=is_head,
+                more=upload.start if upload is not None else None,
+            )
         )
-        await _answer(send, exchange, connection)
+        if connection is None:
+            raise ClientGone
+        await _answer(send, invocation, connection)
         if upload is not None and not upload.done:
             # answered before it had read everything: what is left of the body is of no use on this connection
             connection.keep_alive = False
@@ -136,18 +134,18 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
-async def _answer(send: Send, exchange: Exchange, connection: Connection) -> None:
+async def _answer(send: Send, invocation: Invocation, connection: Connection) -> None:
     has_body = connection.status not in (204, 304)
     headers: Headers = [
         (name, value)
         for name, value in forwarding.end_to_end(connection.headers)
         if name not in _OWN and (has_body or name != b"content-length")
     ]
-    headers.append((b"x-amzn-requestid", exchange.request_id.encode()))
-    if exchange.cold_start is not None:
-        headers.append((COLD_START, exchange.cold_start))
+    headers.append((b"x-amzn-requestid", invocation.request_id.encode()))
+    if invocation.cold_start is not None:
+        headers.append((COLD_START, invocation.cold_start))
     try:
         await send({"type": "http.response.start", "status": connection.status, "headers": headers})
     except RuntimeError as error:
-        raise BadAnswer(f"{exchange.function.key}: its answer has a header that is none ({error})") from None
+        raise BadAnswer(f"{invocation.function.key}: its answer has a malformed header ({error})") from None
     await pass_body_on(send, connection)

@@ -2,19 +2,16 @@
 
 import json
 import time
-from typing import TYPE_CHECKING
 
 from kappa_core import function_url
 from kappa_core.function_url import HttpRequest
-from kappa_gateway import forwarding
-from kappa_gateway.answers import Headers, Scope
-
-if TYPE_CHECKING:
-    from kappa_gateway.function_urls import Target
-    from kappa_gateway.settings import Settings
+from kappa_gateway.edge import forwarding
+from kappa_gateway.edge.asgi import Headers, Scope
+from kappa_gateway.edge.target import Target
+from kappa_gateway.settings import Settings
 
 
-def url_event(settings: "Settings", scope: Scope, target: "Target", body: bytes, request_id: str) -> bytes:
+def url_event(settings: Settings, scope: Scope, target: Target, body: bytes, request_id: str) -> bytes:
     """Lambda's payload format 2.0, as JSON."""
     headers: Headers = scope["headers"]
     request = HttpRequest(

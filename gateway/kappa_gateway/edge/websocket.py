@@ -6,25 +6,37 @@ follows is not parsed here: the pod answers the handshake, and each side is read
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, Final, cast
 
 from kappa_core.errors import InvalidRequest, KappaError
 from kappa_core.metrics import InvocationType, Outcome
-from kappa_gateway import forwarding
-from kappa_gateway.answers import log_error, new_request_id, send_error
-from kappa_gateway.events.intake import is_event
-from kappa_gateway.exchange import ClientGone, Exchange, outcome_of
-from kappa_gateway.function_urls import PREFIX, Target, find
-from kappa_gateway.proxy import request_head
-from kappa_gateway.state import FunctionState
-
-if TYPE_CHECKING:
-    from kappa_gateway.gateway import Gateway
+from kappa_gateway.edge import forwarding
+from kappa_gateway.edge.answers import log_error, new_request_id, send_error
+from kappa_gateway.edge.async_intake import is_event
+from kappa_gateway.edge.lookup import Lookup
+from kappa_gateway.edge.proxy import request_head
+from kappa_gateway.edge.target import PREFIX, Target
+from kappa_gateway.invoke.invocation import Invocation
+from kappa_gateway.invoke.invoker import Invoker
+from kappa_gateway.invoke.outcome import ClientGone, outcome_of
+from kappa_gateway.pods.state import FunctionState
+from kappa_gateway.transport.endpoint import Endpoint
 
 logger = logging.getLogger(__name__)
 
 _MAX_EARLY: Final = 64 * 1024
 """Bytes that a client may send before the pod has answered the handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    idle_timeout: float
+    """Seconds without a byte in either direction after which a WebSocket is closed."""
+    connect_timeout: float
+    """Seconds in which a pod must accept a connection."""
+    trusts_forwarded: bool
+    """Whether what a client says about X-Forwarded-Proto and -Host counts."""
 
 
 class _Half(asyncio.Protocol):
@@ -53,12 +65,22 @@ class _Half(asyncio.Protocol):
 
 
 class Relay(asyncio.Protocol):
-    """The client's end. Made by uvicorn, which gives the request's head as the first data."""
+    """The client's end. Made by uvicorn, which gives the request's head as the first data; its `ws=` takes this class with
+    the last three arguments bound."""
 
-    gateway: "Gateway"
-    """Set by the subclass that `relay_for` makes."""
-
-    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: Any,
+        server_state: Any,
+        app_state: dict[str, Any],
+        *,
+        lookup: Lookup,
+        invoker: Invoker,
+        settings: Settings,
+    ) -> None:
+        self._lookup = lookup
+        self._invoker = invoker
+        self._settings = settings
         # uvicorn's own types, of which only the set of connections and tasks is used
         self._connections: set[Any] = server_state.connections
         self._tasks: set[asyncio.Task[None]] = server_state.tasks
@@ -67,7 +89,7 @@ class Relay(asyncio.Protocol):
         self.active_at = self.loop.time()
         self._early: bytes | None = None
         self._half: _Half | None = None
-        self._exchange: Exchange | None = None
+        self._invocation: Invocation | None = None
         self._closed = asyncio.Event()
 
     # -- asyncio.Protocol
@@ -102,8 +124,8 @@ class Relay(asyncio.Protocol):
         self._connections.discard(self)
         if self._half is not None:
             self._half.transport.close()
-        elif self._exchange is not None:
-            self._exchange.abort()
+        elif self._invocation is not None:
+            self._invocation.abort()
         self._closed.set()
 
     # -- uvicorn and the sweeper
@@ -113,7 +135,7 @@ class Relay(asyncio.Protocol):
         self.transport.close()
 
     def sweep(self, now: float) -> None:
-        if now - self.active_at > self.gateway.settings.websocket_idle_timeout:
+        if now - self.active_at > self._settings.idle_timeout:
             self.transport.close()
 
     def pod_lost(self) -> None:
@@ -126,22 +148,24 @@ class Relay(asyncio.Protocol):
         scope = _scope(data, self.transport)
         target = Target(scope["raw_path"])
         outcome = Outcome.ERROR
-        exchange: Exchange | None = None
+        invocation: Invocation | None = None
         function: FunctionState | None = None
         try:
             if not scope["raw_path"].startswith(PREFIX):
                 raise InvalidRequest("WebSockets are served at /fn/NAMESPACE/NAME/… only")
-            function = find(self.gateway, target)
+            function = self._lookup.by_url(target)
             if function.protocol != "http":
                 raise InvalidRequest(
-                    f"{function.key} is no web server: a WebSocket needs a Function with code.image.protocol: http"
+                    f"{function.key} is not a web server: a WebSocket needs a Function with code.image.protocol: http"
                 )
             if is_event(scope["headers"]):
                 raise InvalidRequest(
                     "a WebSocket cannot be an asynchronous invocation: leave out Kappa-Invocation-Type"
                 )
-            exchange = self._exchange = Exchange(self.gateway, function, InvocationType.FUNCTION_URL, request_id)
-            await self._connect(exchange, _handshake(scope, target, trust=self.gateway.settings.trusted_proxies > 0))
+            invocation = self._invocation = Invocation(
+                self._invoker, function, InvocationType.FUNCTION_URL, request_id, stays=True
+            )
+            await self._connect(invocation, _handshake(scope, target, trust=self._settings.trusts_forwarded))
             await self._closed.wait()
             outcome = Outcome.SUCCESS
         except ClientGone:
@@ -151,29 +175,31 @@ class Relay(asyncio.Protocol):
             log_error(error, request_id, function)
             await self._refuse(error, request_id)
         finally:
-            if exchange is not None:
-                exchange.end(outcome)
+            if invocation is not None:
+                invocation.end(outcome)
             self.transport.close()
 
-    async def _connect(self, exchange: Exchange, head: bytes) -> None:
-        has_slot = self.gateway.dispatcher.acquire(exchange)
-        while True:
-            pod = await exchange.slot(has_slot)
-            host = pod.pod.host
-            assert host is not None
-            try:
-                async with asyncio.timeout(self.gateway.settings.connect_timeout):
-                    _, half = await self.loop.create_connection(lambda: _Half(self), host, pod.pod.port)
-            except OSError:
-                has_slot = exchange.unreachable()
-                continue
-            break
-        pod.served = True
-        if exchange.client_gone or self.transport.is_closing():
+    async def _connect(self, invocation: Invocation, head: bytes) -> None:
+        pod = await invocation.slot()
+        while (half := await self._dial(pod.endpoint)) is None:
+            pod = await invocation.next_slot()
+        pod.start.answered = True
+        if self.transport.is_closing():
             half.transport.close()
             raise ClientGone
         half.transport.write(head + (self._early or b""))
         self._half = half
+
+    async def _dial(self, endpoint: Endpoint | None) -> _Half | None:
+        """None where the pod takes no connection."""
+        if endpoint is None:
+            return None
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                _, half = await self.loop.create_connection(lambda: _Half(self), endpoint.host, endpoint.port)
+        except OSError:
+            return None
+        return half
 
     async def _refuse(self, error: KappaError, request_id: str) -> None:
         async def send(message: dict[str, Any]) -> None:
@@ -206,8 +232,3 @@ def _scope(data: bytes, transport: asyncio.Transport) -> dict[str, Any]:
 def _handshake(scope: dict[str, Any], target: Target, *, trust: bool) -> bytes:
     head = request_head(scope, target.path, target.prefix, chunked=False, trust=trust)
     return head[:-2] + b"connection: upgrade\r\nupgrade: %b\r\n\r\n" % forwarding.header(scope["headers"], b"upgrade")
-
-
-def relay_for(gateway: "Gateway") -> type[Relay]:
-    """The protocol class for one gateway, as uvicorn's `ws=` takes it."""
-    return type("GatewayRelay", (Relay,), {"gateway": gateway})

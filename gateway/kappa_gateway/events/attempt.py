@@ -21,7 +21,9 @@ from kappa_gateway.events.results import (
     lambda_result,
     web_result,
 )
-from kappa_gateway.invoke.invocation import Invocation, Invoker, Place, outcome_of
+from kappa_gateway.invoke.invocation import Invocation, Place
+from kappa_gateway.invoke.invoker import Invoker
+from kappa_gateway.invoke.outcome import outcome_of
 from kappa_gateway.invoke.request import Request
 from kappa_gateway.pods.state import FunctionState
 from kappa_gateway.transport.connection import Connection

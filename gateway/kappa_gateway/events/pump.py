@@ -90,7 +90,7 @@ class Pump:
     # -- from outside
 
     def notify(self, *, abandoned: bool = False) -> None:
-        """There may be something to receive. `abandoned`: the function does not exist, and events are too old by now."""
+        """There may be something to receive. `abandoned`: the function does not exist, and the events are old."""
         self._more = True
         self._abandoned = abandoned
         self._woken.set()

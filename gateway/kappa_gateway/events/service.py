@@ -27,7 +27,7 @@ from kappa_gateway.events.policies import Policies
 from kappa_gateway.events.pump import Pump, PumpRules
 from kappa_gateway.events.running import RunningEvents
 from kappa_gateway.events.settlement import Settlement
-from kappa_gateway.invoke.invocation import Invoker
+from kappa_gateway.invoke.invoker import Invoker
 from kappa_gateway.pods.functions import Functions
 from kappa_gateway.pods.platform import Peer
 from kappa_gateway.pods.state import FunctionState

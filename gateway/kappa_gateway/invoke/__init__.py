@@ -1,5 +1,6 @@
 """One invocation's way: a slot, a connection, the answer, and what is counted. Free of ASGI, so that all ways in share it.
 
-`invocation` reads as the way from top to bottom; `request` is what is sent; `cold_start` tells where a start's time went;
-`peers` passes requests on to another gateway. Imports `pods` and `transport`.
+`invocation` reads as the way from top to bottom. `invoker` is what all of them share, `request` what is sent, `outcome` how
+they end without an answer, `cold_start` where a start's time went, `peers` the other gateways that requests are passed on
+to. Imports `pods` and `transport`.
 """

@@ -13,31 +13,19 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
 from typing import Final
 
 from kappa_core import errors, wire
-from kappa_core.errors import (
-    BadAnswer,
-    FunctionFailed,
-    GatewayTimeout,
-    InvalidRequest,
-    KappaError,
-    PodLost,
-    Throttled,
-)
+from kappa_core.errors import PodLost
 from kappa_core.metrics import ColdStartReason, InvocationType, Outcome, Phase
 from kappa_gateway.invoke import cold_start
-from kappa_gateway.invoke.peers import Peers
+from kappa_gateway.invoke.invoker import Invoker
+from kappa_gateway.invoke.outcome import ClientGone
 from kappa_gateway.invoke.request import Request
 from kappa_gateway.pods.claim import ClaimState
-from kappa_gateway.pods.dialer import Dialer
-from kappa_gateway.pods.dispatcher import Dispatcher
 from kappa_gateway.pods.platform import Peer
 from kappa_gateway.pods.state import FunctionState, PodState, PodStatus, Ticket
 from kappa_gateway.pods.warm.claims import CONNECT_TIMEOUT as CLAIMED_CONNECT_TIMEOUT
-from kappa_gateway.pods.warm.claims import Claims
-from kappa_gateway.pods.warm.specialize_request import Specializer
 from kappa_gateway.transport.connection import Connection
 from kappa_gateway.transport.endpoint import FRESH
 
@@ -49,43 +37,6 @@ _FOR_GOOD: Final = (wire.REFUSED_DRAINING, wire.REFUSED_POOL)
 _DURATION: Final = wire.DURATION_MS.lower().encode()
 _FUNCTION_ERROR: Final = wire.FUNCTION_ERROR.lower().encode()
 _COLD_START: Final = wire.COLD_START.lower().encode()
-
-
-class ClientGone(KappaError):
-    """The caller closed the connection: no answer can reach it."""
-
-    def __init__(self) -> None:
-        super().__init__("the caller closed the connection")
-
-
-class Invoker:
-    """What all invocations share. `specializer`, `does_not_fit` and `peers` are of use with pools only.
-
-    `does_not_fit(function, why)` is called for a function that is more than a pool pod takes.
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        dialer: Dialer,
-        claims: Claims,
-        *,
-        specializer: Specializer | None,
-        does_not_fit: Callable[[FunctionState, str], None],
-        peers: Peers | None,
-        connect_timeout: float,
-        answer_margin: float,
-        max_wait: float,
-    ) -> None:
-        self.dispatcher = dispatcher
-        self.dialer = dialer
-        self.claims = claims
-        self.specializer = specializer
-        self.does_not_fit = does_not_fit
-        self.peers = peers
-        self.connect_timeout = connect_timeout
-        self.answer_margin = answer_margin
-        self.max_wait = max_wait
 
 
 class Place:
@@ -195,7 +146,7 @@ class Invocation:
                 continue
             connection = await self._connect(place, idempotent=request.idempotent)
             if connection is None:
-                granted = self.unreachable()
+                granted = self._unreachable()
                 continue
             if place.claim is not None and place.claim.state is ClaimState.CLAIMED:
                 if await self._specialize(place, connection, request):
@@ -206,7 +157,7 @@ class Invocation:
                 # closed while it idled, before the first byte of an answer: what is idempotent may run twice
                 again = await self._connect(place, idempotent=True)
                 if again is None:
-                    granted = self.unreachable()
+                    granted = self._unreachable()
                     break
                 connection = again
             else:
@@ -216,16 +167,19 @@ class Invocation:
 
     async def slot(self) -> PodState:
         """For a connection that is not ours to read (WebSocket): a pod. Raises as `send`."""
-        return await self.next_slot(self._invoker.dispatcher.acquire(self._ticket))
+        return await self._pod(self._invoker.dispatcher.acquire(self._ticket))
 
-    async def next_slot(self, granted: bool) -> PodState:
-        """As `slot`, after `unreachable`."""
+    async def next_slot(self) -> PodState:
+        """As `slot`, where that pod took no connection."""
+        return await self._pod(self._unreachable())
+
+    async def _pod(self, granted: bool) -> PodState:
         place = await self._slot(granted)
         if not isinstance(place, PodState):
             raise ClientGone
         return place
 
-    def unreachable(self) -> bool:
+    def _unreachable(self) -> bool:
         """The pod took no connection: have it dialled, and ask for another one. As `Dispatcher.acquire`."""
         pod = self._ticket.pod
         if self._client_gone or pod is None:
@@ -551,24 +505,3 @@ def _seconds(milliseconds: bytes) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < math.inf else None
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """How an invocation that ended with this error is counted."""
-    match error:
-        case ClientGone() | asyncio.CancelledError():
-            return Outcome.CANCELLED
-        case Throttled():
-            return Outcome.THROTTLED
-        case FunctionFailed():
-            return Outcome.FAILED
-        case GatewayTimeout():
-            return Outcome.TIMEOUT
-        case PodLost():
-            return Outcome.LOST
-        case BadAnswer():
-            return Outcome.BAD_ANSWER
-        case InvalidRequest():
-            return Outcome.BAD_REQUEST
-        case _:
-            return Outcome.ERROR

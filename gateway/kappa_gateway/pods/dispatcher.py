@@ -1,11 +1,9 @@
-"""Which request goes to which pod: slots and waiting requests, first come first served. No I/O, no event loop.
+"""Which request gets which slot, and which ones wait: first come, first served. No I/O, no event loop.
 
 - A request takes a free slot at once, of the pod with the fewest of this gateway's requests; else it waits.
 - While requests wait, the source of warm pods is asked for more. It offers pods that it has claimed, or names the
   gateway that claims for this function, and then requests are passed on to that one.
 - A freed slot wakes the first that waits. Nothing overtakes: while anything waits, no pod has a free slot.
-- No more than `maxReplicas` pods of a function get requests. A ready pod beyond that (the one that a ReplicaSet began
-  in place of a claimed pod, or the new one of a rollout) stays idle until another one goes.
 - Gateways share no counter of slots: the pod itself refuses what is too much, before it runs anything. A pod that
   refused is asked again when one of our own requests there ends, or after a pause that doubles.
 
@@ -22,15 +20,11 @@ from kappa_core.errors import FunctionNotFound, KappaError, Throttled
 from kappa_core.metrics import ColdStartReason
 from kappa_gateway.pods.offer import Source
 from kappa_gateway.pods.platform import Peer
+from kappa_gateway.pods.slots import Slots
 from kappa_gateway.pods.state import FunctionState, PodState, PodStatus, Ticket
 
-FIRST_PAUSE: Final = 0.01
-"""Seconds until a pod that refused is asked again, the first time in a row; doubles up to `LONGEST_PAUSE`."""
-LONGEST_PAUSE: Final = 0.32
 ALARM_EARLY: Final = 0.002
 """Seconds by which a loop's timer may come before its moment: uvloop's clock counts milliseconds."""
-_WEIGHT: Final = 0.2
-"""Of the newest duration in its moving average."""
 _COLD_START_WEIGHT: Final = 0.3
 
 
@@ -57,10 +51,8 @@ class Dispatcher:
         self._max_waiting = max_waiting
         self._max_wait = max_wait
         self._numbers = itertools.count(1)
-        self._pods: dict[tuple[str, str], PodState] = {}
-        """By namespace and name."""
+        self._slots = Slots(clock)
         self._waiting: dict[FunctionState, None] = {}
-        self._held: dict[PodState, None] = {}
         self._looks: dict[FunctionState, float] = {}
         """When the source is asked again though nothing has happened."""
         warm.subscribe(self._more_to_offer)
@@ -76,16 +68,16 @@ class Dispatcher:
         ticket.number = next(self._numbers)
         ticket.since = self._clock()
         if not function.waiters and function.max_replicas and function.manifest is not None:
-            pod = self._pick(function)
+            pod = self._slots.pick(function)
             if pod is not None:
-                self._grant(pod, ticket)
+                self._slots.grant(pod, ticket)
                 return True
         self._check_queue(function)
         return self._enqueue(ticket, first=False)
 
     def admit(self, function: FunctionState) -> None:
         """Raise what `acquire` would raise now: worth asking before a body is read, and holds nothing."""
-        if function.waiters or self._pick(function) is None:
+        if function.waiters or self._slots.pick(function) is None:
             self._check_queue(function)
 
     def release(self, ticket: Ticket, duration: float | None = None) -> None:
@@ -100,15 +92,7 @@ class Dispatcher:
             elif ticket in function.waiters:
                 self._leave_queue(ticket)
             return
-        ticket.pod = None
-        pod.outstanding -= 1
-        function.in_flight -= 1
-        if duration is not None:
-            mean = function.mean_duration
-            function.mean_duration = duration if not mean else mean + _WEIGHT * (duration - mean)
-            pod.backoff = 0.0
-        if pod in function.serving and pod.outstanding < pod.limit:
-            function.available[pod] = None
+        self._slots.release(pod, ticket, duration)
         if function.waiters:
             self._pump(function)
             self._ask_warm(function)
@@ -120,12 +104,7 @@ class Dispatcher:
         if draining:
             self.set_status(pod, PodStatus.DRAINING)
         else:
-            pod.backoff = min(max(pod.backoff * 2, FIRST_PAUSE), LONGEST_PAUSE)
-            pod.limit = pod.outstanding - 1
-            pod.held_until = self._clock() + pod.backoff
-            self._held[pod] = None
-            pod.function.available.pop(pod, None)
-            self._call_at(pod.held_until, self.tick)
+            self._call_at(self._slots.hold(pod), self.tick)
         return self._again(ticket)
 
     def unreachable(self, ticket: Ticket) -> bool:
@@ -144,40 +123,37 @@ class Dispatcher:
     # -- pods and functions
 
     def pod(self, namespace: str, name: str) -> PodState | None:
-        return self._pods.get((namespace, name))
+        return self._slots.pod((namespace, name))
 
     def pods(self) -> list[PodState]:
-        return list(self._pods.values())
+        return self._slots.pods()
 
     def add(self, pod: PodState) -> None:
         """A pod was created, or claimed."""
-        self._pods[pod.key] = pod.function.pods[pod.name] = pod
+        self._slots.add(pod)
 
     def remove(self, pod: PodState) -> None:
         """It is gone."""
-        self._forget(pod)
+        self._slots.forget(pod)
         self.set_status(pod, PodStatus.GONE)
 
     def set_status(self, pod: PodState, status: PodStatus) -> None:
         """What is newly known of a pod. `GONE` and `DRAINING` are for good."""
         if pod.status is PodStatus.GONE or (pod.status is PodStatus.DRAINING and status is not PodStatus.GONE):
             return
-        pod.status = status
         if status is PodStatus.READY:
-            self._serve(pod)
+            self._slots.serve(pod)
         else:
-            self._retire(pod)
+            self._slots.retire(pod, status)
         self.changed(pod.function)
 
     def discard(self, pod: PodState) -> None:
         """It never was the function's. Its requests ask again by `refused`, and keep their place."""
-        self._forget(pod)
-        pod.status = PodStatus.GONE
-        self._retire(pod)
+        self._slots.forget(pod)
+        self._slots.retire(pod, PodStatus.GONE)
 
     def set_capacity(self, pod: PodState, capacity: int) -> None:
-        pod.capacity = capacity
-        self._lift(pod)
+        self._slots.set_capacity(pod, capacity)
         self.changed(pod.function)
 
     def observe_cold_start(self, function: FunctionState, seconds: float) -> None:
@@ -192,7 +168,7 @@ class Dispatcher:
 
     def changed(self, function: FunctionState) -> None:
         """The function or one of its pods changed: grant what can be granted, and refuse requests that wait in vain."""
-        self._choose_serving(function)
+        self._slots.choose_serving(function)
         if not function.waiters:
             return
         self._pump(function)
@@ -211,8 +187,8 @@ class Dispatcher:
     def tick(self) -> None:
         """Pods that refused are asked again once their pause is over."""
         due = self._clock() + ALARM_EARLY
-        for pod in [pod for pod in self._held if pod.held_until <= due]:
-            self._lift(pod)
+        for pod in self._slots.held_until(due):
+            self._slots.lift(pod)
             self._pump(pod.function)
 
     def expire(self) -> None:
@@ -248,54 +224,16 @@ class Dispatcher:
         if error is not None:
             raise error
 
-    def _pick(self, function: FunctionState) -> PodState | None:
-        best = None
-        for pod in reversed(function.available):
-            if not pod.outstanding:
-                return pod
-            if best is None or pod.outstanding < best.outstanding:
-                best = pod
-        if best is None and function.pods:
-            return self._pick_failed(function)
-        return best
-
-    @staticmethod
-    def _pick_failed(function: FunctionState) -> PodState | None:
-        """A pod whose init failed, where there is no hope of a better one: the caller gets Lambda's error from it."""
-        best = None
-        for pod in function.pods.values():
-            if pod.status is PodStatus.READY or pod.status is PodStatus.STARTING:
-                return None
-            if (
-                pod.status is PodStatus.INIT_FAILED
-                and pod.outstanding < pod.limit
-                and (best is None or pod.outstanding < best.outstanding)
-            ):
-                best = pod
-        return best
-
-    def _grant(self, pod: PodState, ticket: Ticket) -> None:
-        function = ticket.function
-        pod.outstanding += 1
-        if pod.outstanding >= pod.limit:
-            function.available.pop(pod, None)
-        if not function.in_flight:
-            function.busy_since = self._clock()
-        function.in_flight += 1
-        if function.in_flight > function.peak_in_flight:
-            function.peak_in_flight = function.in_flight
-        ticket.pod = pod
-
     def _pump(self, function: FunctionState) -> None:
         if function.manifest is None or not function.max_replicas:
             return
         while function.waiters:
-            pod = self._pick(function)
+            pod = self._slots.pick(function)
             if pod is None:
                 return
             ticket = next(iter(function.waiters))
             self._leave_queue(ticket)
-            self._grant(pod, ticket)
+            self._slots.grant(pod, ticket)
             if ticket.wake is not None:
                 ticket.wake()
 
@@ -307,9 +245,9 @@ class Dispatcher:
             function.peak_in_flight -= 1
         self.release(ticket)
         if not function.waiters or next(iter(function.waiters)).number > ticket.number:
-            pod = self._pick(function) if function.manifest is not None and function.max_replicas else None
+            pod = self._slots.pick(function) if function.manifest is not None and function.max_replicas else None
             if pod is not None:
-                self._grant(pod, ticket)
+                self._slots.grant(pod, ticket)
                 return True
         error = self._in_vain(function)
         if error is not None:
@@ -345,9 +283,8 @@ class Dispatcher:
             return ColdStartReason.CLAIMED
         offer = self._warm.offer(function)
         for pod in offer.pods:
-            self.add(pod)
-            pod.status = PodStatus.READY
-            self._serve(pod)
+            self._slots.add(pod)
+            self._slots.serve(pod)
         if offer.pods:
             self._pump(function)
         if offer.peer is not None:
@@ -391,46 +328,6 @@ class Dispatcher:
         ticket.error = error
         if ticket.wake is not None:
             ticket.wake()
-
-    def _forget(self, pod: PodState) -> None:
-        if self._pods.get(pod.key) is pod:
-            del self._pods[pod.key]
-        if pod.function.pods.get(pod.name) is pod:
-            del pod.function.pods[pod.name]
-
-    # -- which pods serve
-
-    def _serve(self, pod: PodState) -> None:
-        """It is ready: it gets requests, unless `maxReplicas` pods do already."""
-        if len(pod.function.serving) < pod.function.max_replicas:
-            pod.function.serving[pod] = None
-        self._lift(pod)
-
-    def _retire(self, pod: PodState) -> None:
-        """It is not ready any more."""
-        pod.function.serving.pop(pod, None)
-        pod.function.available.pop(pod, None)
-        self._held.pop(pod, None)
-
-    def _choose_serving(self, function: FunctionState) -> None:
-        """As many ready pods serve as `maxReplicas` allows, those first that have served before."""
-        while len(function.serving) > max(function.max_replicas, 0):
-            pod, _ = function.serving.popitem()
-            function.available.pop(pod, None)
-        if len(function.serving) < min(function.max_replicas, len(function.pods)):
-            for pod in function.pods.values():
-                if pod.status is PodStatus.READY and pod not in function.serving:
-                    self._serve(pod)
-
-    def _lift(self, pod: PodState) -> None:
-        """The pod may be asked for all of its slots again."""
-        self._held.pop(pod, None)
-        pod.held_until = 0.0
-        pod.limit = pod.capacity
-        if pod in pod.function.serving and pod.outstanding < pod.limit:
-            pod.function.available[pod] = None
-        else:
-            pod.function.available.pop(pod, None)
 
     @staticmethod
     def _in_vain(function: FunctionState) -> KappaError | None:

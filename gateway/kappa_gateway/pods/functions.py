@@ -74,6 +74,8 @@ class Functions:
 
     def discard_if_unused(self, state: FunctionState) -> None:
         """Forget a function that was deleted, once it has no pod left."""
-        if state.manifest is None and not state.pods and self._functions.pop((state.namespace, state.name), None):
+        key = (state.namespace, state.name)
+        if state.manifest is None and not state.pods and self._functions.get(key) is state:
+            del self._functions[key]
             for listener in self._listeners:
                 listener.function_gone(state)

@@ -6,7 +6,7 @@ import re
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from kappa_gateway.http_server import _Outlet
+from kappa_gateway.edge.http_server import _Outlet
 
 
 def test_the_pinned_minor_version():

@@ -14,7 +14,7 @@ from waiting import eventually
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Peer, Pod, PoolPod
+from kappa_gateway.pods.platform import Peer, Pod, PoolPod
 from kappa_gateway.kubernetes import KubernetesBackend
 from kappa_gateway.kubernetes.reflector import Timing
 

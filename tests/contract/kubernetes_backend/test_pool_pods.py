@@ -6,7 +6,7 @@ from typing import Any
 from waiting import eventually
 
 from kappa_core import names
-from kappa_gateway.backend import PoolPod
+from kappa_gateway.pods.platform import PoolPod
 
 Make = Callable[..., dict[str, Any]]
 RUNTIME = "python3.13"

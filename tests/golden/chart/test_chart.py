@@ -16,7 +16,7 @@ import nats_server
 import pytest
 import yaml
 
-from kappa_gateway.pools.signing import signer
+from kappa_gateway.pods.warm.signing import signer
 from kappa_gateway.settings import Settings as GatewaySettings
 from kappa_operator.settings import Settings as OperatorSettings
 

@@ -11,9 +11,9 @@ import pytest
 from pool_pods import PRIVATE_KEY, Pools, pool_function
 
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod, Sink
-from kappa_gateway.gateway import Gateway
-from kappa_gateway.server import serve
+from kappa_gateway.pods.platform import Pod, Sink
+from kappa_gateway.main import Gateway
+from kappa_gateway.main import serve
 from kappa_gateway.settings import Settings
 
 PATIENCE = 30.0
@@ -293,7 +293,7 @@ async def running(backend: Any = None, **settings: Any) -> AsyncIterator[Running
         task.result()
     gateway, port, internal_port = started.result()
     run = Running(gateway, backend, port, internal_port, stop, task)
-    await eventually(gateway.registry.synced.is_set)
+    await eventually(gateway.functions.synced.is_set)
     try:
         yield run
     finally:

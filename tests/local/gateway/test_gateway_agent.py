@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from kappa_core.agent_config import AgentConfig
-from kappa_gateway.backend import Pod
+from kappa_gateway.pods.platform import Pod
 
 CODE = """
 import json, os, sys, time
@@ -158,7 +158,7 @@ async def test_two_gateways_share_a_pod_without_errors(agent, tools):
     backend = tools.backend()
     backend.functions = [tools.function(concurrency=2)]
     async with tools.running(backend) as other:
-        pod = next(iter(agent.gateway.registry.get("default", "hello").pods.values())).pod
+        pod = next(iter(agent.gateway.functions.get("default", "hello").pods.values())).observed
         other.sink.put_pod(pod)
         answers = await asyncio.gather(
             *(gateway.invoke(body=b'{"sleep":0.02}') for gateway in (agent, other) for _ in range(15))

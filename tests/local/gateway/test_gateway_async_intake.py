@@ -53,7 +53,7 @@ def events(gateway):
 def invocations(gateway, kind="Event"):
     """How invocations of this type are counted, by outcome."""
     found = {}
-    for function in gateway.gateway.registry:
+    for function in gateway.gateway.functions:
         for (counted, outcome), number in function.metrics.invocations.items():
             if counted == kind:
                 found[str(outcome)] = found.get(str(outcome), 0) + number

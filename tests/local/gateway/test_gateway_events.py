@@ -220,7 +220,7 @@ async def test_without_a_pod_an_event_is_the_demand_that_starts_one(asynchronous
             await send(run)
 
         async def demand():
-            (function,) = run.gateway.demand.full_report().functions or (None,)
+            (function,) = run.gateway.demand.full_report(lambda function: 0).functions or (None,)
             return function if function is not None and function.waiting + function.backlog == 5 else None
 
         function = await until(demand, "the demand of five events")
@@ -230,7 +230,7 @@ async def test_without_a_pod_an_event_is_the_demand_that_starts_one(asynchronous
         assert len(pod.requests) == 5
 
         async def no_demand():
-            return run.gateway.demand.full_report().functions == ()
+            return run.gateway.demand.full_report(lambda function: 0).functions == ()
 
         await until(no_demand, "the end of demand")
 
@@ -393,7 +393,7 @@ async def test_an_event_that_cannot_be_read_is_buried(asynchronous):
 async def test_an_event_waits_for_its_function(asynchronous, tools):
     async with asynchronous([]) as run:
         await run.gateway.events.accept(Event("early", LANE, b'"early"', time.time()))
-        assert run.gateway.demand.full_report().functions == ()
+        assert run.gateway.demand.full_report(lambda function: 0).functions == ()
         run.sink.put_function(tools.function())
         await run.add_pod()
         assert (await final_record(run, "early")).status is Status.SUCCEEDED

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from kappa_core.event import Event, Kind, Lane, Status
-from kappa_gateway.backend import Pod as AgentPod
+from kappa_gateway.pods.platform import Pod as AgentPod
 from kappa_gateway.queue.protocol import QueueUnavailable
 
 EVENTS = 150

@@ -57,7 +57,7 @@ async def test_a_broken_pipelined_request_does_not_spoil_the_answer_before_it(ga
     await gateway.add_pod(answer)
     client = await gateway.connect()
     await client.send(INVOKE + b"content-length: 2\r\n\r\n{}")
-    await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").in_flight)
+    await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").in_flight)
     await client.send(b"nonsense\r\n\r\n")
     release.set()
     assert b" 400 " not in await client.reader.read()
@@ -148,7 +148,7 @@ async def test_pipelined_requests_are_answered_in_order(gateway):
 async def test_a_client_that_leaves_while_it_waits_is_forgotten(gateway, tools):
     client = await gateway.connect()
     await client.send(INVOKE + b"content-length: 2\r\n\r\n{}")
-    function = gateway.gateway.registry.get("default", "hello")
+    function = gateway.gateway.functions.get("default", "hello")
     await tools.eventually(lambda: function.waiters)
     await client.close()
     await tools.eventually(lambda: not function.waiters)
@@ -170,14 +170,14 @@ async def test_a_client_that_leaves_frees_the_slot_and_the_pod_sees_it(gateway, 
     await gateway.add_pod(answer)
     client = await gateway.connect()
     await client.send(INVOKE + b'content-length: 6\r\n\r\n"hang"')
-    function = gateway.gateway.registry.get("default", "hello")
+    function = gateway.gateway.functions.get("default", "hello")
     await tools.eventually(lambda: gateway.pods[0].requests)
     await client.close()
     async with asyncio.timeout(5):
         await seen_end.wait()
     assert function.in_flight == 0
     assert (await gateway.invoke(body=b"8")).json() == 8
-    assert function.metrics.invocations["RequestResponse", "cancelled"] == 1
+    assert function.counts.invocations["RequestResponse", "cancelled"] == 1
 
 
 async def test_connections_above_the_limit_are_closed(tools):
@@ -198,7 +198,7 @@ async def test_memory_for_bodies_is_shared_and_given_back(tools):
         memory = gateway.gateway.bodies
         body = b'"' + b"x" * 600_000 + b'"'
         waiting = [asyncio.create_task(gateway.invoke(body=body)) for _ in range(4)]
-        function = gateway.gateway.registry.get("default", "hello")
+        function = gateway.gateway.functions.get("default", "hello")
         await tools.eventually(lambda: function.waiters)
         assert len(function.waiters) == 1  # the others' bodies are not read
         await gateway.add_pod()

@@ -19,7 +19,7 @@ async def test_a_warm_invocation_is_answered_by_the_pod(gateway, tools):
 
 async def test_a_request_waits_for_the_first_pod(gateway, tools):
     waiting = asyncio.create_task(gateway.invoke(body=b"5"))
-    await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").waiters)
+    await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").waiters)
     await gateway.add_pod()
     assert (await waiting).json() == 5
 

@@ -10,9 +10,9 @@ import pytest
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig
 from kappa_core.errors import GatewayTimeout
-from kappa_gateway.backend import Pod
+from kappa_gateway.pods.platform import Pod
 from kappa_gateway.events import kept
-from kappa_gateway.state import PodStatus
+from kappa_gateway.pods.state import PodStatus
 
 NOTHING = b'{"errorType":"NotKept","errorMessage":"nothing"}'
 
@@ -36,7 +36,7 @@ async def never(_):
 
 
 def function_of(gateway, name="hello"):
-    return gateway.gateway.registry.get("default", name)
+    return gateway.gateway.functions.get("default", name)
 
 
 async def look(gateway, request_id="one", attempt=1):

@@ -24,8 +24,8 @@ def handler(event, context):
 GATEWAY = """
 import asyncio, json, os, sys
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod
-from kappa_gateway.server import serve
+from kappa_gateway.pods.platform import Pod
+from kappa_gateway.main import serve
 from kappa_gateway.settings import Settings
 
 queue, *ports = sys.argv[1:]

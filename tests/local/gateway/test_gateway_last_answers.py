@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import uvloop
 
-from kappa_gateway.http_server import sweeper
+from kappa_gateway.edge.http_server import sweeper
 
 HEAD = b"POST /2015-03-31/functions/hello/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
 INVOKE = HEAD + b"\r\n{}"
@@ -112,7 +112,7 @@ async def test_a_client_that_sends_all_before_it_reads_learns_that_it_is_too_muc
 
 @on_uvloop
 async def test_a_client_that_sends_on_and_on_is_let_go(tools, monkeypatch):
-    monkeypatch.setattr("kappa_gateway.http_server.LINGER", 0.3)
+    monkeypatch.setattr("kappa_gateway.edge.http_server.LINGER", 0.3)
     async with serving(tools, max_request_bytes=100_000) as gateway:
         client = await gateway.connect()
         await client.send(HEAD.replace(b"length: 2", b"length: 1000000000") + b"\r\n")

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from kappa_core.function import Condition, Function, FunctionStatus
-from kappa_gateway.backend import Pod
+from kappa_gateway.pods.platform import Pod
 
 BUSY = {"Kappa-Refused": "busy"}
 DRAINING = {"Kappa-Refused": "draining"}
@@ -44,7 +44,7 @@ async def test_a_draining_pod_hands_the_request_to_another_and_gets_nothing_more
         return tools.response(b"{}", "503 Service Unavailable", DRAINING)
 
     leaving = await gateway.add_pod(draining)
-    await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").available)
+    await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").available)
     waiting = asyncio.create_task(gateway.invoke(body=b"1"))
     await tools.eventually(lambda: leaving.requests)
     await gateway.add_pod()
@@ -106,7 +106,7 @@ async def test_a_pod_that_does_not_answer_in_time_is_504(tools):
         await gateway.add_pod(stall)
         answer = await gateway.invoke()
         assert answer.status == 504
-        assert gateway.gateway.registry.get("default", "hello").in_flight == 0
+        assert gateway.gateway.functions.get("default", "hello").in_flight == 0
 
 
 async def test_nobody_waits_longer_than_allowed(tools):
@@ -125,7 +125,7 @@ async def test_a_pod_that_restarts_is_found_again(gateway, tools):
     await pod.stop()
     await tools.eventually(lambda: pod.open_connections == 0)
     waiting = asyncio.create_task(gateway.invoke(body=b"2"))
-    await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").waiters)
+    await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").waiters)
     await pod.start(port)
     assert (await waiting).json() == 2
 
@@ -145,7 +145,7 @@ async def test_a_pod_is_dialled_until_it_listens_and_asked_until_it_is_ready(gat
     assert not waiting.done()
     pod.ready_answer = tools.response(b'{"state":"ready"}')
     assert (await waiting).json() == 1
-    counted = gateway.gateway.registry.get("default", "hello").metrics
+    counted = gateway.gateway.functions.get("default", "hello").counts
     assert counted.cold_starts == {("Deployment", "not_eligible"): 1}
     phases = {phase: histogram.total for (_, phase), histogram in counted.cold_phases.items()}
     assert sum(seconds for phase, seconds in phases.items() if phase != "total") == pytest.approx(phases["total"])
@@ -167,7 +167,7 @@ async def test_a_pod_whose_init_failed_gives_lambdas_error(gateway, tools):
     got = await gateway.invoke()
     assert got.header("x-amz-function-error") == "Unhandled"
     assert (
-        gateway.gateway.registry.get("default", "hello").metrics.invocations["RequestResponse", "function_error"] == 1
+        gateway.gateway.functions.get("default", "hello").counts.invocations["RequestResponse", "function_error"] == 1
     )
 
 
@@ -176,7 +176,7 @@ async def test_terminating_pods_get_nothing_new(gateway, tools):
     assert (await gateway.invoke(body=b"1")).json() == 1
     gateway.sink.put_pod(Pod("default", "old", "hello", "127.0.0.1", old.port, 1, "lambda", terminating=True))
     waiting = asyncio.create_task(gateway.invoke(body=b"2"))
-    await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").waiters)
+    await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").waiters)
     await gateway.add_pod(name="new")
     assert (await waiting).json() == 2
     assert len(old.requests) == 1
@@ -197,7 +197,7 @@ def failed(function: Function, reason: str, generation: int = 1) -> Function:
 
 async def test_a_failed_function_says_why_and_those_who_wait_are_told(gateway, tools):
     waiting = asyncio.create_task(gateway.invoke())
-    await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").waiters)
+    await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").waiters)
     gateway.sink.put_function(failed(tools.function(), "ImagePullFailed"))
     for answer in (await waiting, await gateway.invoke()):
         assert answer.status == 502
@@ -215,7 +215,7 @@ async def test_init_failed_is_no_reason_to_refuse(gateway, tools):
 
 async def test_a_deleted_function_is_404_for_those_who_wait_and_its_series_go(gateway, tools):
     waiting = asyncio.create_task(gateway.invoke())
-    await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").waiters)
+    await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").waiters)
     gateway.sink.remove_function("default", "hello")
     assert (await waiting).status == 404
     assert (await gateway.invoke()).status == 404
@@ -287,6 +287,6 @@ async def test_a_flood_against_two_pods_is_throttled_within_bounds(tools):
         assert statuses == {200, 429}
         assert all(int(answer.header("retry-after")) >= 1 for answer in answers if answer.status == 429)
         assert after - before < 200 * 1024
-        function = gateway.gateway.registry.get("default", "hello")
+        function = gateway.gateway.functions.get("default", "hello")
         assert (function.in_flight, len(function.waiters)) == (0, 0)
-        assert function.metrics.throttles == sum(answer.status == 429 for answer in answers)
+        assert function.counts.throttles == sum(answer.status == 429 for answer in answers)

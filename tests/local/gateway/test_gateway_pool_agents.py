@@ -9,11 +9,10 @@ import time
 import pytest
 from pool_pods import KEY, RUNTIME, parts, pool_function
 
-from kappa_core import wire
+from kappa_core import containers, wire
 from kappa_core.agent_config import PoolConfig
-from kappa_gateway.backend import Pod, PoolPod
-from kappa_gateway.pools.request import config_of
-from kappa_gateway.pools.signing import Signer
+from kappa_gateway.pods.platform import Pod, PoolPod
+from kappa_gateway.pods.warm.signing import Signer
 
 
 async def agent(tmp_path, number):
@@ -55,7 +54,7 @@ async def test_phases_of_a_real_process_add_up_on_the_deployments_path(pools, to
     await tools.eventually(lambda: pools.function().waiters)
     pools.run.sink.put_pod(Pod("default", "own", "hello", None, 8080, 1, "lambda"))
     read_end, write_end = os.pipe()
-    config = config_of(function, region="us-east-1", account="000000000000").replace(
+    config = containers.agent_config(function, containers.Platform(region="us-east-1", account="000000000000")).replace(
         task_root=str(tmp_path), host="127.0.0.1", port=0, runtime_api_port=0, announce_fd=write_end, parent_death=True
     )
     process, port = await start(config, read_end, write_end)

@@ -12,7 +12,7 @@ from aiohttp import web
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig
 from kappa_core.function import ArchiveCode
-from kappa_gateway.pools.code import IN_BODY_BYTES, CodeCache
+from kappa_gateway.pods.warm.code import IN_BODY_BYTES, CodeCache
 from kappa_gateway.settings import Settings
 
 CONFIG = AgentConfig(function_name="f", code_archive_url="as it was")
@@ -149,7 +149,7 @@ async def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_
 async def test_the_internal_port_gives_what_is_kept_to_who_knows_its_hash(gateway, tools):
     content = archive()
     sha256 = hashlib.sha256(content).hexdigest()
-    gateway.gateway.pools.code.keep(sha256, content)
+    gateway.gateway.warm.code.keep(sha256, content)
 
     async def get(path):
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.internal_port)

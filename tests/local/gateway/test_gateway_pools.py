@@ -12,9 +12,9 @@ from pool_pods import RUNTIME, FakePoolPod, parts, pool_function
 
 from kappa_core import pool, wire
 from kappa_core.scaling import DEFAULT_COLD_START
-from kappa_gateway.backend import Pod, PoolPod
-from kappa_gateway.pools.claims import DOUBLING
-from kappa_gateway.pools.signing import Signer
+from kappa_gateway.pods.platform import Pod, PoolPod
+from kappa_gateway.pods.warm.decision import DOUBLING
+from kappa_gateway.pods.warm.signing import Signer
 
 
 async def test_a_request_to_a_cold_function_makes_a_pool_pod_its_own_and_gets_its_answer(pools):
@@ -28,7 +28,7 @@ async def test_a_request_to_a_cold_function_makes_a_pool_pod_its_own_and_gets_it
     assert request.headers[wire.REQUEST_ID.lower()] == got.header("x-amzn-requestid")
     assert received.specialization.request_id == got.header("x-amzn-requestid")
     assert request.headers["x-amzn-trace-id"] == "Root=1-a"
-    assert received.specialization.revision == pool.revision(pools.function().function)
+    assert received.specialization.revision == pool.revision(pools.function().manifest)
     assert received.specialization.config.code_inline.startswith("def handler")
     assert made.pod.connections == connections, "the connection that stood ready was used"
     assert pools.free == 0
@@ -70,13 +70,13 @@ async def test_the_operator_is_told_of_the_claim_at_once_until_the_pod_has_its_l
             pass
     claim = report.claims[0]
     assert (claim.namespace, claim.function, claim.pod, claim.pod_uid) == ("default", "hello", "pool-0", "uid-0")
-    assert claim.revision == pool.revision(pools.function().function)
+    assert claim.revision == pool.revision(pools.function().manifest)
     assert report.functions[0].in_flight == 1
-    assert pools.run.gateway.demand.full_report().claims == (claim,)
+    assert pools.run.gateway.demand.full_report(lambda function: 0).claims == (claim,)
     # the watch brings it as the function's, and takes it from the pool
     pools.run.sink.put_pod(Pod("default", "pool-0", "hello", "127.0.0.1", made.pod.port, 1, "lambda"))
     pools.run.sink.remove_pool_pod("default", "pool-0")
-    assert pools.run.gateway.demand.full_report().claims == ()
+    assert pools.run.gateway.demand.full_report(lambda function: 0).claims == ()
     made.hold.set()
     assert (await invoked).json() == 1
     assert list(pools.function().pods) == ["pool-0"]
@@ -101,11 +101,11 @@ async def test_a_pod_that_refuses_is_left_alone_and_the_next_one_taken(pools, to
     asked = [one for one in refusing if one.pod.requests]
     assert pools.free == len(refusing) - len(asked)
     for one in asked:
-        assert one.as_pool_pod.uid in pools.pools._shunned
+        assert one.as_pool_pod.uid in pools.free_pods._shunned
 
 
 async def test_a_pod_of_another_key_takes_nothing_and_the_log_says_what_to_look_at(pools, caplog):
-    pools.pools.sign = Signer(bytes(32))
+    pools.run.gateway.invoker.specializer._sign = Signer(bytes(32))
     await pools.add()
     waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
     await pools.tools.eventually(lambda: "must be one pair" in caplog.text)
@@ -145,9 +145,9 @@ async def test_a_pod_that_is_gone_costs_nothing_but_the_next_one(pools, tools):
     gone = await pools.add()
     here = await pools.add()
     gone.pod.server.close()
-    pools.pools.vacancies._pools["default", RUNTIME]["pool-0"].task.cancel()
-    await tools.eventually(lambda: pools.pools.vacancies._pools["default", RUNTIME]["pool-0"].task.done())
-    for connection in list(pools.pools.vacancies._pools["default", RUNTIME]["pool-0"].pool.idle):
+    pools.free_pods._pools["default", RUNTIME]["pool-0"].task.cancel()
+    await tools.eventually(lambda: pools.free_pods._pools["default", RUNTIME]["pool-0"].task.done())
+    for connection in list(pools.free_pods._pools["default", RUNTIME]["pool-0"].endpoint.idle):
         connection.transport.abort()
     answers = [await pools.run.invoke(name, body=b"1") for name in ("hello",)]
     assert [one.json() for one in answers] == [1]
@@ -283,7 +283,7 @@ async def test_a_function_that_is_not_for_the_pool_claims_nothing(pools, tools):
     assert got.json() == 1
     assert got.header(wire.COLD_START).startswith("deployment;total=")
     assert not made.received
-    assert pools.function().metrics.cold_starts == {("Deployment", "not_eligible"): 1}
+    assert pools.function().counts.cold_starts == {("Deployment", "not_eligible"): 1}
 
 
 async def test_what_the_operator_said_of_an_older_generation_does_not_count(pools, tools):
@@ -291,7 +291,7 @@ async def test_what_the_operator_said_of_an_older_generation_does_not_count(pool
     function = pool_function(tools)
     function = function.model_copy(update={"metadata": function.metadata.model_copy(update={"generation": 2})})
     pools.run.sink.put_function(function)
-    assert not pools.function().claimable
+    assert not pools.function().is_pool_eligible
 
 
 async def test_max_replicas_0_claims_nothing(pools, tools):
@@ -306,7 +306,7 @@ async def test_a_pool_of_another_namespace_or_runtime_is_not_touched(pools, tool
     await made.start()
     pools.run.pods.append(made.pod)
     pools.run.sink.put_pool_pod(PoolPod("team-b", RUNTIME, "else", "uid-else", "127.0.0.1", made.pod.port))
-    await tools.eventually(lambda: pools.pools.vacancies.free("team-b", RUNTIME))
+    await tools.eventually(lambda: pools.free_pods.free("team-b", RUNTIME))
     waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
     await tools.eventually(lambda: pools.function().waiters)
     await pools.run.add_pod()
@@ -351,7 +351,7 @@ async def test_a_pod_that_another_gateway_took_is_noticed_and_left_alone(pools, 
     made = await pools.add()
     made.pod.ready_answer = tools.response(b'{"state":"ready","function":"default/other"}')
     # its connection breaks, so it is asked again at once
-    for connection in list(next(iter(pools.pools.vacancies)).pool.idle):
+    for connection in list(next(pools.free_pods._all()).endpoint.idle):
         connection.transport.abort()
     await tools.eventually(lambda: pools.free == 0)
     waiting = asyncio.create_task(pools.run.invoke(body=b"1"))
@@ -371,6 +371,6 @@ async def test_how_long_an_invocation_takes_is_what_its_agent_says(gateway, tool
 
     await gateway.add_pod(answer)
     await gateway.invoke()
-    function = gateway.gateway.registry.get("default", "hello")
+    function = gateway.gateway.functions.get("default", "hello")
     measured = await tools.eventually(lambda: function.mean_duration)
     assert measured == pytest.approx(mean) if mean is not None else measured >= 0.029

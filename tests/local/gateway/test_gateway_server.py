@@ -30,7 +30,7 @@ async def test_ready_only_after_functions_and_pods_were_listed(tools):
     running = asyncio.create_task(look())
     await tools.eventually(lambda: getattr(backend, "pods_listed", None))
     registry = backend.sink
-    assert not registry.synced.is_set()
+    assert not registry._functions.synced.is_set()
     assert not running.done()
     backend.pods_listed.set()
     assert await running
@@ -111,7 +111,7 @@ async def test_a_reader_that_does_not_read_is_dropped(gateway, tools):
     feed = gateway.gateway.demand
     reports = feed.subscribe()
     assert (await anext(reports)).full
-    function = gateway.gateway.registry.get("default", "hello")
+    function = gateway.gateway.functions.get("default", "hello")
     for _ in range(100):
         feed.waits(function)
     with pytest.raises(Exception, match="behind"):
@@ -141,7 +141,7 @@ async def test_a_stop_turns_readyz_red_and_lets_what_runs_finish(tools):
         running = asyncio.create_task(gateway.invoke())
         await tools.eventually(lambda: pod.requests)
         gateway.stop.set()
-        await tools.eventually(lambda: gateway.gateway.draining)
+        await tools.eventually(lambda: gateway.gateway.readiness.is_stopping)
         answer = await gateway.request("GET", "/readyz")
         assert (answer.status, answer.json()["status"]) == (503, "stopping")
         await asyncio.sleep(0.7)
@@ -158,16 +158,16 @@ async def test_a_request_that_waits_while_the_gateway_stops_still_gets_its_pod(t
     backend.functions = [tools.function()]
     async with tools.running(backend) as gateway:
         waiting = asyncio.create_task(gateway.invoke(body=b"1"))
-        await tools.eventually(lambda: gateway.gateway.registry.get("default", "hello").waiters)
+        await tools.eventually(lambda: gateway.gateway.functions.get("default", "hello").waiters)
         gateway.stop.set()
-        await tools.eventually(lambda: gateway.gateway.draining)
+        await tools.eventually(lambda: gateway.gateway.readiness.is_stopping)
         await gateway.add_pod()
         assert (await waiting).json() == 1
 
 
 async def test_a_taken_port_is_said(tools):
     async with tools.running() as first:
-        from kappa_gateway.server import serve
+        from kappa_gateway.main import serve
         from kappa_gateway.settings import Settings
 
         with pytest.raises(OSError, match=str(first.port)):
@@ -186,7 +186,7 @@ async def test_a_backend_that_ends_ends_the_gateway(tools):
         sink.replace_functions([])
         sink.replace_pods([])
 
-    from kappa_gateway.server import serve
+    from kappa_gateway.main import serve
     from kappa_gateway.settings import Settings
 
     with pytest.raises(RuntimeError, match="the cluster is gone"):
@@ -204,11 +204,11 @@ async def test_a_bug_is_500_in_the_apis_form_and_frees_the_slot(gateway, tools, 
     async def bug(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("kappa_gateway.lambda_api._answer", bug)
+    monkeypatch.setattr("kappa_gateway.edge.lambda_api._answer", bug)
     answer = await gateway.invoke()
     assert (answer.status, answer.header("x-amzn-errortype")) == (500, "ServiceException")
     assert answer.header("x-amzn-requestid") in answer.json()["Message"]
-    function = gateway.gateway.registry.get("default", "hello")
+    function = gateway.gateway.functions.get("default", "hello")
     assert function.in_flight == 0
-    assert function.metrics.invocations["RequestResponse", "error"] == 1
+    assert function.counts.invocations["RequestResponse", "error"] == 1
     assert "ZeroDivisionError" in caplog.text

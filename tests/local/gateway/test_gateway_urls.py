@@ -277,7 +277,7 @@ async def test_a_websocket_is_passed_on_both_ways(gateway, tools):
         return
 
     pod = await gateway.add_pod(chat, function="web", protocol="http")
-    function = gateway.gateway.registry.get("default", "web")
+    function = gateway.gateway.functions.get("default", "web")
     client = await gateway.connect()
     await client.send(
         b"GET /fn/default/web/chat?room=1 HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n"

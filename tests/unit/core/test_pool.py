@@ -1,4 +1,4 @@
-"""Warm pools: who may use one, how large it is, and how gateways share what is left."""
+"""Warm pools: who may use one, how large it is, and which gateway claims its pods."""
 
 from typing import Any
 
@@ -143,24 +143,15 @@ def test_marked_are_in_the_end_those_that_the_replica_set_deletes(kinds: list[tu
     assert pool.leaving(now, surplus) == ([], [])
 
 
-@given(st.integers(-3, 500), st.sets(st.text(min_size=1), min_size=1, max_size=12), st.text())
-def test_gateways_share_all_that_is_left_and_never_more(remaining: int, gateways: set[str], key: str) -> None:
-    ranks = {gateway: pool.rank(key, gateway, sorted(gateways)) for gateway in gateways}
-    assert sorted(ranks.values()) == list(range(len(gateways)))
-    shares = [pool.share(remaining, rank, len(gateways)) for rank in ranks.values()]
-    assert sum(shares) == max(0, remaining)
-    assert max(shares) - min(shares) <= 1
-
-
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=8), st.text())
-def test_a_gateway_that_goes_leaves_the_others_in_their_order(gateways: set[str], key: str) -> None:
-    order = sorted(gateways, key=lambda gateway: pool.rank(key, gateway, gateways))
+def test_a_gateway_that_goes_moves_only_its_own_functions(gateways: set[str], key: str) -> None:
+    owner = pool.owner(key, gateways)
     for gone in gateways:
-        left = gateways - {gone}
-        assert sorted(left, key=lambda gateway: pool.rank(key, gateway, left)) == [g for g in order if g != gone]
+        moved = pool.owner(key, gateways - {gone})
+        assert (moved == owner) == (gone != owner)
 
 
-def test_single_pods_of_many_functions_do_not_all_fall_to_one_gateway() -> None:
+def test_the_functions_are_shared_out_evenly() -> None:
     gateways = ["gateway-a", "gateway-b", "gateway-c"]
-    first = [next(g for g in gateways if pool.rank(f"default/f{n}", g, gateways) == 0) for n in range(300)]
-    assert all(first.count(gateway) > 60 for gateway in gateways)
+    owners = [pool.owner(f"default/f{number}", gateways) for number in range(300)]
+    assert all(owners.count(gateway) > 60 for gateway in gateways)

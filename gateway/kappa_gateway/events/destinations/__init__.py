@@ -1,1 +1,1 @@
-"""Deliveries of records to web addresses (`http`) and NATS subjects (`nats`). Imports the queue's protocol, `transport`."""
+"""Deliveries of records to web addresses (`http`) and NATS subjects (`nats`). Imports `queue.protocol`, `transport`."""

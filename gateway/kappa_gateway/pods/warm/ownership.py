@@ -31,8 +31,8 @@ class Ownership:
         return self._peers is not None
 
     def replace_peers(self, peers: Iterable[Peer]) -> None:
-        """All gateways of the installation."""
-        given = {self._name: Peer(self._name, None), **{peer.name: peer for peer in peers}}
+        """All gateways that serve: this one is among them once the platform shows it to be ready, and until it stops."""
+        given = {peer.name: peer for peer in peers}
         # a gateway that starts takes functions over from those that were there
         before = frozenset(self._peers) if self._peers is not None else frozenset(given) - {self._name}
         if before and before != given.keys():
@@ -43,7 +43,7 @@ class Ownership:
 
     def owner(self, function_key: str) -> Peer | None:
         """Who claims for the function; None while that is not known, or changes."""
-        if self._peers is None:
+        if not self._peers:
             return None
         name = pool.owner(function_key, self._peers)
         now = self._clock()

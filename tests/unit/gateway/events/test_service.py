@@ -9,7 +9,7 @@ from waiting import eventually
 from kappa_core.metrics import EVENTS_RECEIVED
 from kappa_gateway.events.backlog import Backlog
 from kappa_gateway.events.service import Events
-from kappa_gateway.invoke.invocation import Invoker
+from kappa_gateway.invoke.invoker import Invoker
 from kappa_gateway.pods.dispatcher import Dispatcher
 from kappa_gateway.pods.offer import NoWarmPods
 from kappa_gateway.pods.platform import Peer

@@ -7,9 +7,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from kappa_core.errors import FunctionFailed, FunctionNotFound, Throttled
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod
-from kappa_gateway.dispatcher import LONGEST_PAUSE, Dispatcher
-from kappa_gateway.state import FunctionState, PodState, PodStatus, Ticket
+from kappa_core.metrics import ColdStartReason
+from kappa_gateway.pods.claim import Claim
+from kappa_gateway.pods.dispatcher import Dispatcher
+from kappa_gateway.pods.offer import NoWarmPods, Offer
+from kappa_gateway.pods.platform import Peer, Pod, PoolPod
+from kappa_gateway.pods.slots import LONGEST_PAUSE
+from kappa_gateway.pods.state import FunctionState, PodState, PodStatus, Ticket
 
 FUNCTION = Function.model_validate(
     {
@@ -22,24 +26,29 @@ FUNCTION = Function.model_validate(
 class World:
     """A dispatcher with a clock in the test's hand, and one function."""
 
-    def __init__(self, **limits):
+    def __init__(self, warm=None, **limits):
         self.now = 1000.0
         self.alarms = []
+        self.calls = []
         self.waited = []
         self.dispatcher = Dispatcher(
-            lambda: self.now, on_alarm=self.alarms.append, on_waiting=self.waited.append, **limits
+            lambda: self.now, warm or NoWarmPods(), call_at=self.call_at, on_waiting=self.waited.append, **limits
         )
         self.function = FunctionState("default", "f")
-        self.function.function = FUNCTION
+        self.function.manifest = FUNCTION
         self.function.max_replicas = 10
         self.count = 0
+
+    def call_at(self, when, callback):
+        self.alarms.append(when)
+        self.calls.append(callback)
 
     def pod(self, concurrency=1, status=PodStatus.READY):
         self.count += 1
         pod = PodState(
             Pod("default", f"p{self.count}", "f", "10.0.0.1", 8080, concurrency, "lambda"), self.function, self.now
         )
-        self.function.pods[pod.pod.name] = pod
+        self.dispatcher.add(pod)
         if status is not PodStatus.STARTING:
             self.dispatcher.set_status(pod, status)
         return pod
@@ -84,7 +93,7 @@ def test_without_a_slot_the_first_that_waits_is_woken_first():
     assert second.pod is None
 
 
-def test_the_start_of_waiting_is_told_once():
+def test_the_start_of_waiting_is_reported_once():
     world = World()
     world.ask()
     world.ask()
@@ -122,7 +131,7 @@ def test_who_stops_waiting_is_skipped():
 
 
 def test_the_queue_has_a_limit_and_says_when_to_come_back():
-    world = World(queue_limit=2)
+    world = World(max_waiting=2)
     world.ask()
     world.ask()
     with pytest.raises(Throttled) as refused:
@@ -166,7 +175,7 @@ def test_max_replicas_zero_ends_the_waiting():
 def test_a_deleted_function_ends_the_waiting():
     world = World()
     ticket = world.ask()
-    world.function.function = None
+    world.function.manifest = None
     world.dispatcher.changed(world.function)
     assert isinstance(ticket.error, FunctionNotFound)
     with pytest.raises(FunctionNotFound):
@@ -326,7 +335,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world = World(queue_limit=5, max_wait=10)
+        self.world = World(max_waiting=5, max_wait=10)
         self.tickets = []
 
     def _ask(self):
@@ -363,8 +372,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @rule(pod=consumes(pods))
     def pod_goes(self, pod):
-        self.world.function.pods.pop(pod.pod.name, None)
-        self.world.dispatcher.set_status(pod, PodStatus.GONE)
+        self.world.dispatcher.remove(pod)
 
     @precondition(lambda self: self._holders())
     @rule(data=st.data(), duration=st.one_of(st.none(), st.floats(0.001, 5)))
@@ -409,7 +417,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @rule(exists=st.booleans(), failed=st.booleans())
     def function_changes(self, exists, failed):
-        self.world.function.function = FUNCTION if exists else None
+        self.world.function.manifest = FUNCTION if exists else None
         self.world.function.failure = FunctionFailed("broken", reason="CodeUnreadable") if failed else None
         self.world.dispatcher.changed(self.world.function)
 
@@ -437,14 +445,22 @@ class DispatcherMachine(RuleBasedStateMachine):
             assert pod.outstanding < pod.limit
         if function.waiters:
             assert not function.available
-            assert function.function is not None
+            assert function.manifest is not None
             assert function.max_replicas
 
     @invariant()
     def every_free_slot_is_known(self):
-        for pod in self.world.function.pods.values():
-            free = pod.status is PodStatus.READY and pod.outstanding < pod.limit
-            assert (pod in self.world.function.available) == free
+        function = self.world.function
+        for pod in function.pods.values():
+            free = pod in function.serving and pod.outstanding < pod.limit
+            assert (pod in function.available) == free
+
+    @invariant()
+    def as_many_ready_pods_serve_as_max_replicas_allows(self):
+        function = self.world.function
+        ready = [pod for pod in function.pods.values() if pod.status is PodStatus.READY]
+        assert len(function.serving) == min(len(ready), function.max_replicas)
+        assert set(function.serving) <= set(ready)
 
 
 TestDispatcherMachine = DispatcherMachine.TestCase
@@ -452,7 +468,7 @@ TestDispatcherMachine.settings = settings(max_examples=60, stateful_step_count=4
 
 
 def test_admission_is_asked_without_taking_anything():
-    world = World(queue_limit=1)
+    world = World(max_waiting=1)
     world.dispatcher.admit(world.function)
     ticket = world.ask()
     with pytest.raises(Throttled):
@@ -462,8 +478,145 @@ def test_admission_is_asked_without_taking_anything():
     world.dispatcher.admit(world.function)
     world.dispatcher.release(ticket)
     assert (pod.outstanding, len(world.function.waiters)) == (0, 0)
-    world.function.function = None
+    world.function.manifest = None
     world.dispatcher.changed(world.function)
     world.dispatcher.set_status(pod, PodStatus.GONE)
     with pytest.raises(FunctionNotFound):
         world.dispatcher.admit(world.function)
+
+
+# -- at most maxReplicas pods
+
+
+def test_a_ready_pod_beyond_max_replicas_gets_nothing_until_another_one_goes():
+    world = World()
+    world.function.max_replicas = 1
+    first, second = world.pod(), world.pod()
+    held = world.ask()
+    waiting = world.ask()
+    assert (held.pod, waiting.pod) == (first, None)
+    world.dispatcher.set_status(first, PodStatus.DRAINING)
+    assert waiting.pod is second
+
+
+def test_a_lower_max_replicas_takes_pods_out_of_service_and_a_higher_one_brings_them_back():
+    world = World()
+    pods = [world.pod() for _ in range(3)]
+    world.function.max_replicas = 1
+    world.dispatcher.changed(world.function)
+    assert list(world.function.serving) == pods[:1]
+    world.function.max_replicas = 2
+    world.dispatcher.changed(world.function)
+    assert list(world.function.serving) == pods[:2]
+
+
+# -- warm pods
+
+
+class Warm:
+    """Offers what the test says, once."""
+
+    def __init__(self):
+        self.offers = []
+        self.asked = 0
+        self.listener = None
+
+    def subscribe(self, listener):
+        self.listener = listener
+
+    def offer(self, function):
+        self.asked += 1
+        return self.offers.pop(0) if self.offers else Offer(reason=ColdStartReason.POOL_EMPTY)
+
+
+@pytest.fixture
+def warm():
+    return Warm()
+
+
+def claimed(world, name="pool-0"):
+    pod = PoolPod("default", "python3.13", name, f"uid-{name}", "10.0.0.1", 8080)
+    return PodState(
+        Pod("default", name, "f", "10.0.0.1", 8080, 1, "lambda"), world.function, world.now, claim=Claim(pod)
+    )
+
+
+def test_an_offered_pod_takes_the_request_at_once(warm):
+    world = World(warm)
+    pod = claimed(world)
+    warm.offers = [Offer((pod,), ColdStartReason.CLAIMED)]
+    ticket = world.ask()
+    assert ticket.pod is pod
+    assert ticket.cold_reason is None
+    assert world.dispatcher.pod("default", "pool-0") is pod
+    assert world.waited == []
+
+
+def test_without_an_offer_it_waits_and_says_why(warm):
+    world = World(warm)
+    ticket = world.ask()
+    assert ticket.pod is None
+    assert ticket.cold_reason is ColdStartReason.POOL_EMPTY
+    assert world.waited == [world.function]
+
+
+def test_a_pod_that_becomes_free_in_the_pool_is_asked_for(warm):
+    world = World(warm)
+    ticket = world.ask()
+    pod = claimed(world)
+    warm.offers = [Offer((pod,), ColdStartReason.CLAIMED)]
+    warm.listener("default", "nodejs20")
+    assert ticket.pod is None
+    warm.listener("default", "python3.13")
+    assert ticket.pod is pod
+    assert ticket.wakes == 1
+
+
+def test_the_source_is_asked_again_when_it_says_so(warm):
+    world = World(warm)
+    warm.offers = [Offer(reason=ColdStartReason.STARTING, look_again=0.05)]
+    ticket = world.ask()
+    assert world.alarms == [world.now + 0.05]
+    pod = claimed(world)
+    warm.offers = [Offer((pod,), ColdStartReason.CLAIMED)]
+    world.now += 0.05
+    world.calls[-1]()
+    assert ticket.pod is pod
+
+
+def test_a_request_is_passed_on_and_may_come_back_to_its_place(warm):
+    world = World(warm)
+    peer = Peer("other", "10.0.0.9")
+    warm.offers = [Offer(reason=ColdStartReason.CLAIMED, peer=peer, pass_on=1)]
+    ticket = world.ask()
+    assert (ticket.pod, ticket.peer, world.function.passed_on) == (None, peer, 1)
+    later = world.ask()
+    assert not world.dispatcher.returned(ticket)
+    assert (ticket.peer, world.function.passed_on) == (None, 0)
+    assert list(world.function.waiters) == [ticket, later]
+    # it is not passed on again, the other one is
+    warm.offers = [Offer(reason=ColdStartReason.CLAIMED, peer=peer, pass_on=5)]
+    world.dispatcher.changed(world.function)
+    assert (ticket.peer, later.peer) == (None, peer)
+    assert later.wakes == 1
+
+
+def test_what_was_passed_on_is_released_once(warm):
+    world = World(warm)
+    warm.offers = [Offer(peer=Peer("other", "10.0.0.9"), pass_on=1)]
+    ticket = world.ask()
+    for _ in range(2):
+        world.dispatcher.release(ticket, 1.0)
+    assert (world.function.passed_on, world.function.in_flight, world.function.mean_duration) == (0, 0, 0.0)
+
+
+def test_a_claim_that_failed_leaves_its_request_first_in_line(warm):
+    world = World(warm)
+    pod = claimed(world)
+    warm.offers = [Offer((pod,), ColdStartReason.CLAIMED)]
+    ticket = world.ask()
+    later = world.ask()
+    world.dispatcher.discard(pod)
+    assert not world.dispatcher.refused(ticket, draining=True)
+    assert list(world.function.waiters) == [ticket, later]
+    assert world.function.pods == {}

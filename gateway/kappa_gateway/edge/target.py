@@ -1,0 +1,19 @@
+"""What a function URL's path says."""
+
+from typing import Final
+from urllib.parse import unquote
+
+PREFIX: Final = b"/fn/"
+
+
+class Target:
+    __slots__ = ("name", "namespace", "path", "prefix")
+
+    def __init__(self, raw_path: bytes) -> None:
+        namespace, _, rest = raw_path[len(PREFIX) :].partition(b"/")
+        name, slash, path = rest.partition(b"/")
+        self.namespace = unquote(namespace.decode("latin-1"))
+        self.name = unquote(name.decode("latin-1"))
+        self.path = slash + path or b"/"
+        """What the function sees, as it came."""
+        self.prefix = PREFIX + namespace + b"/" + name
