@@ -144,7 +144,7 @@ class LambdaApi:
             gateway.dispatcher.admit(function)
             payload = await body.read(is_here=client.body_is_here)
             if payload:
-                await json_check.check(payload)
+                json_check.check(payload)
             match invocation_type:
                 case b"RequestResponse":
                     connection = await exchange.request(

@@ -210,8 +210,8 @@ class Endings:
             ending,
             arn=function.arn,
             max_bytes=self._queue.max_event_bytes,
-            request_is_json=await _is_json(event.payload),
-            response_is_json=await _is_json(tried.response),
+            request_is_json=_is_json(event.payload),
+            response_is_json=_is_json(tried.response),
         )
         for follower in follow_ups.events:
             await self._put_follower(follower, now)
@@ -260,12 +260,5 @@ class Endings:
         )
 
 
-async def _is_json(payload: bytes | None) -> bool | None:
-    """None where `follow_ups` may look for itself, as it does not take long."""
-    if payload is None or len(payload) <= json_check.AT_ONCE:
-        return None
-    try:
-        await json_check.check(payload)
-    except Exception:
-        return False
-    return True
+def _is_json(payload: bytes | None) -> bool | None:
+    return None if payload is None else json_check.is_json(payload)

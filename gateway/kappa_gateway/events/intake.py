@@ -84,7 +84,7 @@ class Intake:
         try:
             payload = await body.read(is_here=scope[CLIENT].body_is_here)
             if payload:
-                await json_check.check(payload)
+                json_check.check(payload)
             attributes = {name.decode(): value.decode("latin-1") for name, value in headers if name in _PASSED_ON}
             is_new = await self._store(exchange, payload or b"{}", attributes, keyed)
         finally:
