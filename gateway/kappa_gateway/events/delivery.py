@@ -9,7 +9,7 @@ from kappa_core import destinations
 from kappa_core.event import Condition, DeadEvent, Event, GiveUp, Policy, Trouble, after_trouble, expired
 from kappa_core.metrics import Outcome
 from kappa_gateway.events.destinations.failure import DeliveryFailed
-from kappa_gateway.queue.protocol import Lease
+from kappa_gateway.queue.protocol import EventLease
 
 if TYPE_CHECKING:
     from kappa_gateway.events.service import Events
@@ -22,7 +22,7 @@ class Deliverer(Protocol):
         """Returns once the destination has it. Raises `DeliveryFailed`."""
 
 
-async def deliver(events: "Events", lease: Lease) -> None:
+async def deliver(events: "Events", lease: EventLease) -> None:
     """Bring it there, or see to the next try, or bury it."""
     event = lease.event
     settings = events.gateway.settings
@@ -42,7 +42,7 @@ async def deliver(events: "Events", lease: Lease) -> None:
             0,
         )
         return
-    tries = lease.hand_outs
+    tries = lease.receive_count
     if expired(now=events.clock(), received_at=event.received_at, policy=policy):
         message = f"the {destination} destination did not take the record within {policy.max_age:g} s"
         await _bury(events, lease, Condition.EVENT_AGE_EXCEEDED, _error("Kappa.DeliveryFailed", message), tries - 1)
@@ -77,7 +77,7 @@ async def deliver(events: "Events", lease: Lease) -> None:
     await events.endings.leave(lease)
 
 
-async def _bury(events: "Events", lease: Lease, condition: Condition, error: dict[str, str], tries: int) -> None:
+async def _bury(events: "Events", lease: EventLease, condition: Condition, error: dict[str, str], tries: int) -> None:
     await events.endings.bury(DeadEvent(lease.event, condition, tries, error, events.clock()))
     await events.endings.leave(lease)
 

@@ -23,7 +23,7 @@ from kappa_gateway import json_check
 from kappa_gateway.events.metrics import EventMetrics
 from kappa_gateway.events.outage import Outage
 from kappa_gateway.events.tries import Tried
-from kappa_gateway.queue.protocol import Lease, Queue
+from kappa_gateway.queue.protocol import EventLease, Queue
 from kappa_gateway.settings import Settings
 from kappa_gateway.state import FunctionState
 
@@ -66,7 +66,7 @@ class Endings:
         self._clock = clock
 
     async def see_to(
-        self, lease: Lease, function: FunctionState, before: Before, tried: Tried, policy: Policy
+        self, lease: EventLease, function: FunctionState, before: Before, tried: Tried, policy: Policy
     ) -> Retry | None:
         """Do what follows a try; returns when its effects are durable. A `Retry` says when the event comes again."""
         if tried.trouble is None:
@@ -87,7 +87,7 @@ class Endings:
         await self._again(lease, verdict, tried)
         return verdict
 
-    async def expire(self, lease: Lease, function: FunctionState | None, before: Before, max_age: float) -> None:
+    async def expire(self, lease: EventLease, function: FunctionState | None, before: Before, max_age: float) -> None:
         """The event is older than it may become, and was not tried again."""
         error = before.error or {
             "errorType": "Kappa.EventAgeExceeded",
@@ -97,23 +97,25 @@ class Endings:
             lease, function, Condition.EVENT_AGE_EXCEEDED, Status.EXPIRED, before.attempts, Tried(error=error)
         )
 
-    async def refuse(self, lease: Lease, function: FunctionState | None, before: Before, error: dict[str, Any]) -> None:
+    async def refuse(
+        self, lease: EventLease, function: FunctionState | None, before: Before, error: dict[str, Any]
+    ) -> None:
         """The event cannot be run, now or ever."""
         await self._end(
             lease, function, Condition.RETRIES_EXHAUSTED, Status.FAILED, before.attempts, Tried(error=error)
         )
 
-    async def leave(self, lease: Lease) -> None:
+    async def leave(self, lease: EventLease) -> None:
         """The event was seen to before: by another gateway, or before a death."""
-        await self._outage.through(lambda: self._queue.done(lease))
+        await self._outage.through(lambda: self._queue.ack(lease))
 
-    async def give_back(self, lease: Lease, delay: float = 0.0) -> None:
+    async def give_back(self, lease: EventLease, delay: float = 0.0) -> None:
         """Untried, so without a word in its record."""
-        await self._outage.through(lambda: self._queue.retry(lease, delay))
+        await self._outage.through(lambda: self._queue.nack(lease, delay))
 
     # -- inside
 
-    async def _again(self, lease: Lease, verdict: Retry, tried: Tried) -> None:
+    async def _again(self, lease: EventLease, verdict: Retry, tried: Tried) -> None:
         event, now = lease.event, self._clock()
         record = Record(
             event.lane.namespace,
@@ -125,17 +127,17 @@ class Endings:
             attempts=verdict.attempts,
             postponements=verdict.postponements,
             # one less says: it is not certain that it does not run
-            hand_outs=lease.hand_outs - 1 if tried.uncertain else lease.hand_outs,
+            receive_count=lease.receive_count - 1 if tried.uncertain else lease.receive_count,
             next_attempt=now + verdict.delay,
             error=tried.error,
         )
-        await self._with_room(lambda: self._queue.save(record))
-        await self._outage.through(lambda: self._queue.retry(lease, verdict.delay))
+        await self._with_room(lambda: self._queue.save_record(record))
+        await self._outage.through(lambda: self._queue.nack(lease, verdict.delay))
         self._metrics_of(event).retry(tried.reason)
 
     async def _end(
         self,
-        lease: Lease,
+        lease: EventLease,
         function: FunctionState | None,
         condition: Condition,
         status: Status,
@@ -151,13 +153,13 @@ class Endings:
             await self.bury(DeadEvent(event, condition, attempts, error, now))
         record = self._final(event, status, attempts, tried, error, now)
         try:
-            await self._outage.through(lambda: self._queue.save(record))
+            await self._outage.through(lambda: self._queue.save_record(record))
         except QueueFull:
             if condition is Condition.SUCCESS:
                 await self.leave(lease)
-                await self._with_room(lambda: self._queue.save(record))
+                await self._with_room(lambda: self._queue.save_record(record))
             else:
-                await self._with_room(lambda: self._queue.save(record))
+                await self._with_room(lambda: self._queue.save_record(record))
                 await self.leave(lease)
         else:
             await self.leave(lease)
@@ -246,7 +248,7 @@ class Endings:
             await asyncio.sleep(FULL_PAUSE)
 
     async def bury(self, dead: DeadEvent) -> None:
-        await self._with_room(lambda: self._queue.bury(dead))
+        await self._with_room(lambda: self._queue.dead_letter(dead))
         self._metrics_of(dead.event).bury(dead.condition)
         logger.info(
             "an event went to the dead letter",

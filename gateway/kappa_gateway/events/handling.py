@@ -15,7 +15,7 @@ from kappa_gateway.events.ending import Before
 from kappa_gateway.events.kept import KeptAnswer
 from kappa_gateway.events.tries import MAX_ERROR_BYTES, Tried, Unreadable
 from kappa_gateway.exchange import ClientGone
-from kappa_gateway.queue.protocol import Lease
+from kappa_gateway.queue.protocol import EventLease
 from kappa_gateway.state import FunctionState
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class Handling:
         "withdrawn",
     )
 
-    def __init__(self, events: "Events", pump: "Pump", lease: Lease, earlier: asyncio.Task[None] | None = None) -> None:
+    def __init__(
+        self, events: "Events", pump: "Pump", lease: EventLease, earlier: asyncio.Task[None] | None = None
+    ) -> None:
         self._events = events
         self._earlier = earlier
         self._pump = pump
@@ -169,12 +171,14 @@ class Handling:
             # Such as NATS' after its sudden death: it hands out for the first time what a gateway had in hand.
             return True
         nobody_since = (
-            record is not None and record.status is Status.RETRYING and record.hand_outs == self.lease.hand_outs - 1
+            record is not None
+            and record.status is Status.RETRYING
+            and record.receive_count == self.lease.receive_count - 1
         )
-        return self.lease.hand_outs > 1 and not nobody_since
+        return self.lease.receive_count > 1 and not nobody_since
 
     def _may_begin(self) -> bool:
-        return self._events.queue.may_begin(self.lease)
+        return self._events.queue.may_attempt(self.lease)
 
     async def _record(self) -> Record | None:
         event = self.lease.event
@@ -186,7 +190,7 @@ class Handling:
             # The same key was sent again, long after: that record is the earlier event's. The queue keeps it if it is
             # final, so the tries of this one are known by the hand-outs alone.
             return replace(
-                record, status=Status.RUNNING, attempts=self.lease.hand_outs - 1, postponements=0, error=None
+                record, status=Status.RUNNING, attempts=self.lease.receive_count - 1, postponements=0, error=None
             )
         return record
 
@@ -290,11 +294,11 @@ class Handling:
             updated_at=self._events.clock(),
             attempts=self.before.attempts,
             postponements=self.before.postponements,
-            hand_outs=self.lease.hand_outs,
+            receive_count=self.lease.receive_count,
             error=self.before.error,
         )
         try:
-            await self._events.queue.save(record)
+            await self._events.queue.save_record(record)
         except QueueUnavailable as error:
             self._events.outage.seen(error)
         except KappaError as error:

@@ -10,7 +10,7 @@ from kappa_core.event import Kind, Lane, Trouble
 from kappa_gateway.events import room
 from kappa_gateway.events.handling import Handling
 from kappa_gateway.events.tries import Tried
-from kappa_gateway.queue.protocol import Lease
+from kappa_gateway.queue.protocol import EventLease
 from kappa_gateway.state import FunctionState
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ class Pump:
     async def _take(self, count: int) -> None:
         events = self._events
         self.budget.take(count, 0)
-        leases: list[Lease] = []
+        leases: list[EventLease] = []
         self._more = False  # what comes while it is asked for sets it again
         try:
-            leases = await events.queue.take(self.lane, count, 0.0)
+            leases = await events.queue.receive(self.lane, count, 0.0)
         except QueueUnavailable as error:
             events.outage.seen(error)
             self._more = True
@@ -211,7 +211,7 @@ class Pump:
 
     # -- events in hand
 
-    def _start(self, lease: Lease) -> None:
+    def _start(self, lease: EventLease) -> None:
         events = self._events
         size = len(lease.event.payload)
         self.budget.take(0, size)

@@ -74,7 +74,7 @@ class Events:
 
     async def accept(self, event: Event) -> bool:
         """Durable when it returns; False: it was there already. Raises `QueueUnavailable`, `QueueFull`."""
-        added = await self.queue.put(event)
+        added = await self.queue.enqueue(event)
         counted = self.metrics_of(event)
         if event.lane.kind is Kind.INVOCATION:
             if added:
@@ -220,7 +220,7 @@ class Events:
 
     async def _heartbeats(self) -> None:
         while True:
-            await asyncio.sleep(self.queue.lease / HEARTBEATS_PER_LEASE)
+            await asyncio.sleep(self.queue.lease_seconds / HEARTBEATS_PER_LEASE)
             leases = [handling.lease for pump in self.pumps.values() for handling in pump.in_hand]
             if not leases:
                 continue

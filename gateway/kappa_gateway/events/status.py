@@ -85,7 +85,7 @@ async def find(queue: Queue, namespace: str, function: str, request_id: str) -> 
         return _waiting(event, record)
     if record is not None and record.status is Status.SUCCEEDED:
         return _ended(record)
-    dead = await queue.dead(namespace, function, request_id)
+    dead = await queue.dead_event(namespace, function, request_id)
     if record is not None and record.status.final:
         successor = None if dead is not None else await _successor(queue, lane, request_id)
         return _ended(record, dead=dead is not None, redriven_as=successor)

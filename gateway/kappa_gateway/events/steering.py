@@ -36,7 +36,7 @@ async def redrive(events: "Events", namespace: str, function: str, request_ids: 
     """Those of the dead letter, by id. Raises `QueueUnavailable`, `QueueFull`: what was done until then stays done."""
     result = Redriven()
     for request_id in request_ids:
-        dead = await events.queue.dead(namespace, function, request_id)
+        dead = await events.queue.dead_event(namespace, function, request_id)
         if dead is None:
             result.not_found.append(request_id)
         else:
@@ -67,7 +67,7 @@ async def purge_dead(queue: Queue, namespace: str, function: str, *, until: floa
         if count >= MOST_AT_ONCE:
             return count, True
         count += sum(
-            await asyncio.gather(*(queue.unbury(namespace, function, dead.event.id) for dead in page)),
+            await asyncio.gather(*(queue.delete_dead_event(namespace, function, dead.event.id) for dead in page)),
         )
     return count, False
 
@@ -84,7 +84,7 @@ async def _redrive_one(events: "Events", dead: DeadEvent) -> tuple[str, str]:
         keyed=True,
     )
     await events.accept(event)  # False: an earlier try got so far
-    await events.queue.unbury(old.lane.namespace, old.lane.function, old.id)
+    await events.queue.delete_dead_event(old.lane.namespace, old.lane.function, old.id)
     return old.id, event.id
 
 
