@@ -84,7 +84,7 @@ def follow_ups(
     """What is to be put (and buried) because an event ended; nothing for a delivery's end.
 
     `arn` is the Function's, unqualified; `max_bytes` is the queue's limit on an event; whether the payloads are JSON is
-    looked up where the caller does not know it yet (a quarter of a second for the largest: see `kappa_gateway.json_check`).
+    looked up where the caller does not know it yet (a quarter of a second for the largest).
     """
     if event.lane.kind is Kind.DELIVERY:
         return FollowUps()

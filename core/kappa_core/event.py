@@ -1,8 +1,8 @@
-"""Asynchronous invocations (`Event`) without I/O: what an event is, and what follows each try of it.
+"""Asynchronous invocations (`Event`) without I/O: what an event is, and what follows when it was tried.
 
-An *event* is one asynchronous invocation; its id is the request id that the caller got, and `context.aws_request_id` on
+An *event* is one asynchronous invocation. Its id is the request id that the caller got, and `context.aws_request_id` in
 every attempt. An *attempt* is a run of the function that the function itself ended, well or not. A *postponement* is a
-try that never got so far (throttled, no pod, a system error): it uses up no attempt.
+try that did not get so far (throttled, no pod, a system error): it uses up no attempt.
 The rules are Lambda's: https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
 """
 
@@ -25,16 +25,16 @@ _ID_NAMESPACE: Final = uuid.UUID("6c7cf9a4-6fd5-5a53-9a3c-2f6d4a2c1b0e")
 
 
 class Status(StrEnum):
-    """What `GET …/async/{requestId}` says of an event."""
+    """What `GET …/async/{requestId}` reports of an event."""
 
     QUEUED = "queued"
-    """Accepted, and not yet tried."""
+    """Accepted, and not tried yet."""
     RUNNING = "running"
     RETRYING = "retrying"
-    """Tried; it is to be tried again at `nextAttempt`."""
+    """Tried without success; the next attempt is at `nextAttempt`."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    """Every attempt failed, or there can be none."""
+    """Every attempt failed, or none is possible."""
     EXPIRED = "expired"
     """`maxAge` came first."""
 
@@ -44,7 +44,7 @@ class Status(StrEnum):
 
 
 class Condition(StrEnum):
-    """Lambda's word for how an event ended, in its record for destinations."""
+    """How an event ended, in Lambda's words: part of its record for destinations."""
 
     SUCCESS = "Success"
     RETRIES_EXHAUSTED = "RetriesExhausted"
@@ -56,7 +56,7 @@ class Condition(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a queue holds: what is to be run, or what is to be delivered to a destination that is no Function."""
+    """What a lane holds: invocations to run, or deliveries to a destination that is not a Function."""
 
     INVOCATION = "invocation"
     DELIVERY = "delivery"
@@ -64,7 +64,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A queue of its own, so that nobody waits behind another function's events: one for each function and kind."""
+    """The part of the queue for one function and kind, so that no function waits behind another's events."""
 
     kind: Kind
     namespace: str
@@ -76,23 +76,23 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What waits in a lane. `payload` is bytes as they came; `attributes` (short text) say how it is to be used."""
+    """What waits in a lane. `payload` is the bytes as they came; `attributes` (short texts) say how to use them."""
 
     id: str
     lane: Lane
     payload: bytes
     received_at: float
-    """Seconds since the epoch; a redrive is a new event, and begins anew."""
+    """Seconds since the epoch. A redriven event gets a new time."""
     attributes: dict[str, str] = field(default_factory=dict)
-    """ASCII keys and text values. For invocations: header lines for the pod by name, and `http.*` for web servers'
-    requests. For deliveries: `destination` (JSON) and what its message needs."""
+    """ASCII keys and text values. Invocations: headers for the pod by name, and `http.*` for requests to web servers.
+    Deliveries: `destination` (JSON), and what its message needs."""
     keyed: bool = False
-    """Whether the id comes from an idempotency key, so that a caller may send it again."""
+    """Whether the id comes from an idempotency key, so that a caller may submit it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of an event beside its payload: written when a try did not end it, and when it ended."""
+    """The state of an event without its payload: written after each try that did not end it, and when it ended."""
 
     namespace: str
     function: str
@@ -101,11 +101,11 @@ class Record:
     received_at: float
     updated_at: float
     attempts: int = 0
-    """Runs that counted, so far."""
+    """Attempts so far."""
     postponements: int = 0
-    """Tries in a row that did not count."""
-    hand_outs: int = 0
-    """How often the queue had handed it out when this was written: one more says that nobody tried it since."""
+    """Postponements in a row."""
+    receive_count: int = 0
+    """How often the queue had delivered it when this was written: one more says that nobody tried it in between."""
     next_attempt: float | None = None
     """Seconds since the epoch; with RETRYING only."""
     result: str | None = None
@@ -116,8 +116,8 @@ class Record:
 
     def encode(self) -> bytes:
         fields = {name: getattr(self, name) for name in self.__slots__}
-        said = {name: value for name, value in fields.items() if value is not None and value is not False}
-        return json.dumps(said, separators=(",", ":")).encode()
+        known = {name: value for name, value in fields.items() if value is not None and value is not False}
+        return json.dumps(known, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes | str) -> "Record":
@@ -132,7 +132,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class DeadEvent:
-    """An event that ended without success, kept whole so that it can be redriven."""
+    """An event that ended without success, kept complete so that it can be redriven."""
 
     event: Event
     condition: Condition
@@ -149,24 +149,24 @@ class Trouble(StrEnum):
     """Why a try did not succeed."""
 
     FUNCTION_ERROR = "function_error"
-    """The function ran and failed: this counts as an attempt."""
+    """The function ran and failed: this was an attempt."""
     UNAVAILABLE = "unavailable"
-    """Throttled, no pod, a system error: it counts as none."""
+    """Throttled, no pod, a system error: this was a postponement."""
     REFUSED = "refused"
-    """`maxReplicas` is 0: there is no use in waiting."""
+    """`maxReplicas` is 0: waiting would not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A function's and its installation's rules for retries. Seconds."""
+    """Rules for retries, from the function and the installation. Seconds."""
 
     max_attempts: int = 3
     max_age: float = 6 * 3600.0
     retry_delays: Sequence[float] = (60.0, 120.0)
-    """After the first, second, … function error; the last one goes on."""
+    """After the first, second, … function error; the last one also for all that follow."""
     first_backoff: float = 1.0
     longest_backoff: float = 300.0
-    """After tries that do not count: the first doubles up to the longest."""
+    """After postponements: the first, doubled each time up to the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +194,10 @@ def after_trouble(
     policy: Policy,
     retry_after: float = 0.0,
 ) -> Retry | GiveUp:
-    """What to do with an event whose try did not succeed. `attempts` and `postponements` are those before this try.
+    """What to do with an event after a try without success. `attempts` and `postponements` are those before this try.
 
-    Looks ahead: an event whose next try would come after `max_age` is given up now. `retry_after` (seconds) is what a
-    web server asked for: a postponement lasts so long at least, within `longest_backoff`.
+    Looks ahead: an event whose next try would be after `max_age` is given up now. `retry_after` (seconds) is what a web
+    server asked for: a postponement lasts at least that long, up to `longest_backoff`.
     """
     if trouble is Trouble.FUNCTION_ERROR:
         attempts += 1
@@ -217,7 +217,7 @@ def after_trouble(
 
 
 def expired(*, now: float, received_at: float, policy: Policy) -> bool:
-    """Whether an event is too old to be tried at all."""
+    """Whether an event is too old to be tried."""
     return now > received_at + policy.max_age
 
 

@@ -10,13 +10,24 @@ from typing import Any
 
 from kappa_core.event import Condition, DeadEvent, Event, Kind, Lane, Record, Status
 from kappa_gateway.queue.factory import make_queue
-from kappa_gateway.queue.protocol import Lease, Queue
+from kappa_gateway.queue.protocol import EventLease, Queue
 from kappa_gateway.settings import Settings
 
 LANE = Lane(Kind.INVOCATION, "default", "resize")
 OTHER_LANE = Lane(Kind.INVOCATION, "default", "mail")
-LONG = 10.0
+LONG = 30.0
 """Seconds to wait for what must come: far more than it takes."""
+
+
+class Clock:
+    """The time of day, and what a test has skipped of it. Times that a test may skip can be so long that no busy machine
+    reaches them by itself."""
+
+    def __init__(self) -> None:
+        self.skipped = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.skipped
 
 
 @dataclass(frozen=True)
@@ -28,11 +39,13 @@ class Backend:
     """Settings by name that lead there."""
     shared: bool
     """Whether several gateways may use it together."""
+    clock: Clock | None = None
+    """None: the queue's server has its own clock."""
 
 
-def make(options: dict[str, Any], settings: dict[str, Any]) -> Queue:
-    """Not yet open. `settings` may be shorter times than users can set."""
-    queue = make_queue(Settings(**options).model_copy(update=settings))
+def make(options: dict[str, Any], settings: dict[str, Any], clock: Clock | None = None) -> Queue:
+    """Not open yet. `settings` may be shorter times than users can set."""
+    queue = make_queue(Settings(**options).model_copy(update=settings), clock or time.time)
     assert queue is not None
     return queue
 
@@ -45,7 +58,7 @@ class Queues:
     _open: list[Queue] = field(default_factory=list)
 
     def make(self, **settings: Any) -> Queue:
-        return make(self.backend.options, settings)
+        return make(self.backend.options, settings, self.backend.clock)
 
     async def open(self, **settings: Any) -> Queue:
         queue = self.make(**settings)
@@ -57,12 +70,32 @@ class Queues:
             await asyncio.sleep(0.005)
         return queue
 
+    def seconds(self, server: float) -> float:
+        """How long a time should be that a test waits for: `server`, in seconds, where the queue's server has its own clock."""
+        return server if self.backend.clock is None else 600.0
+
+    def now(self) -> float:
+        """The queue's time, in seconds."""
+        return (self.backend.clock or time.time)()
+
+    def skip(self, seconds: float) -> None:
+        """Let so much time pass. A server's clock cannot be moved: there, what follows must wait for its condition."""
+        if self.backend.clock is not None:
+            self.backend.clock.skipped += seconds
+
+    async def elapse(self, seconds: float) -> None:
+        """Let so much time pass, before something that must not have happened by then."""
+        if self.backend.clock is not None:
+            self.skip(seconds)
+        else:
+            await asyncio.sleep(seconds)
+
     async def close(self, queue: Queue) -> None:
         self._open.remove(queue)
         await queue.close()
 
     async def reopen(self, queue: Queue, **settings: Any) -> Queue:
-        """The next gateway after this one's end. What this one has in hand stays so until its leases run out."""
+        """The next gateway after this one's end. Events that this one holds stay leased until their leases expire."""
         await self.close(queue)
         return await self.open(**settings)
 
@@ -102,31 +135,31 @@ def a_dead_event(event: Event, **fields: Any) -> DeadEvent:
     return DeadEvent(event, **given)
 
 
-async def put_many(queue: Queue, count: int, lane: Lane = LANE, prefix: str = "event") -> list[str]:
+async def enqueue_many(queue: Queue, count: int, lane: Lane = LANE, prefix: str = "event") -> list[str]:
     """Their ids, in order."""
     ids = [f"{prefix}-{number:04}" for number in range(count)]
     for event_id in ids:
-        assert await queue.put(an_event(event_id, lane))
+        assert await queue.enqueue(an_event(event_id, lane))
     return ids
 
 
-async def take_some(queue: Queue, count: int, lane: Lane = LANE, within: float = LONG) -> list[Lease]:
-    """Exactly so many, in as many takes as it needs."""
-    leases: list[Lease] = []
+async def receive_some(queue: Queue, count: int, lane: Lane = LANE, within: float = LONG) -> list[EventLease]:
+    """Exactly so many, in as many calls as that needs."""
+    leases: list[EventLease] = []
     deadline = time.monotonic() + within
     while len(leases) < count:
         left = deadline - time.monotonic()
         assert left > 0, f"{len(leases)} of {count} events came within {within:g} s"
-        leases += await queue.take(lane, count - len(leases), left)
+        leases += await queue.receive(lane, count - len(leases), left)
     return leases
 
 
-async def take_one(queue: Queue, lane: Lane = LANE, within: float = LONG) -> Lease:
-    return (await take_some(queue, 1, lane, within))[0]
+async def receive_one(queue: Queue, lane: Lane = LANE, within: float = LONG) -> EventLease:
+    return (await receive_some(queue, 1, lane, within))[0]
 
 
-async def nothing_to_take(queue: Queue, lane: Lane = LANE) -> bool:
-    return not await queue.take(lane, 10, 0.2)
+async def nothing_to_receive(queue: Queue, lane: Lane = LANE) -> bool:
+    return not await queue.receive(lane, 10, 0.2)
 
 
 def ids_of(found: list[Any]) -> list[str]:

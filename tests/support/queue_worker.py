@@ -23,16 +23,16 @@ def say(what: str, event_id: str) -> None:
 async def put(queue: Queue) -> None:
     while True:
         event = an_event(f"{os.getpid()}-{uuid.uuid4()}", payload=os.urandom(300))
-        await queue.put(event)
+        await queue.enqueue(event)
         say("put", event.id)
 
 
 async def take(queue: Queue) -> None:
     while True:
         # every second one stays in hand
-        for lease in (await queue.take(LANE, 20, 1.0))[::2]:
+        for lease in (await queue.receive(LANE, 20, 1.0))[::2]:
             say("ending", lease.event.id)
-            await queue.done(lease)
+            await queue.ack(lease)
             say("done", lease.event.id)
 
 

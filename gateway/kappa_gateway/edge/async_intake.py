@@ -71,7 +71,7 @@ class AsyncIntake:
         try:
             payload = await body.read(is_here=scope[CLIENT].body_is_here)
             if payload:
-                await json_check.check(payload)
+                json_check.check(payload)
             attributes = {name.decode(): value.decode("latin-1") for name, value in headers if name in _PASSED_ON}
             is_new = await self._store(invocation, payload or b"{}", attributes, keyed)
         finally:

@@ -133,7 +133,7 @@ class LambdaApi:
             self._invoker.dispatcher.admit(function)
             payload = await body.read(is_here=client.body_is_here)
             if payload:
-                await json_check.check(payload)
+                json_check.check(payload)
             match invocation_type:
                 case b"RequestResponse":
                     tail = b"%b\r\n%bContent-Length: %d\r\n\r\n" % (request_id.encode(), more, len(payload or b"{}"))

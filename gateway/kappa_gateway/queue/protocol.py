@@ -1,13 +1,14 @@
-"""What the gateway needs of a queue; adapters keep it, `tests/contract/queue` holds each of them to it.
+"""What the gateway needs of a queue. `tests/contract/queue` holds each adapter to it.
 
-- *Durable*: what `put`, `save` and `bury` returned for survives the gateway's and the queue's own sudden death.
-- *Leased*: an event that `take` handed out is this gateway's for `lease` seconds, longer with each `extend`; then
-  anybody gets it. So nothing is lost, and what is in hand is not handed out twice while its holder lives.
+- *Durable*: what `enqueue`, `save_record` and `dead_letter` returned for survives the sudden death of the gateway and of the
+  queue's server.
+- *Leased*: an event that `receive` returned belongs to this gateway for `lease_seconds`, longer with each `extend`. Then it
+  is redelivered to any gateway. So nothing is lost, and no event is delivered twice while its holder lives.
 - *Fair*: lanes do not wait for each other.
-- *At least once*: after a death an event may come again. `Lease.fresh` says where that cannot be.
+- *At least once*: after a crash an event may come again. `EventLease.fresh` says where that cannot be.
 
-Every method raises `QueueUnavailable` when the queue cannot be reached in time; what was asked may have happened then,
-and all of them may be repeated. Times are seconds since the epoch, durations seconds.
+Every method raises `QueueUnavailable` when the queue cannot be reached in time. What was asked may have happened then, and
+every method may be repeated. Times are seconds since the epoch, durations seconds.
 """
 
 from collections.abc import Sequence
@@ -21,24 +22,24 @@ from kappa_core.event import DeadEvent, Event, Lane, Record
 
 
 class QueueMisconfigured(KappaError):
-    """The queue answers, and will not do: rights, limits, an old server. Raised by `open`."""
+    """The queue answers and refuses: missing rights, limits, an old server. Raised by `open`."""
 
     retryable = False
 
 
 @dataclass(eq=False, slots=True)
-class Lease:
-    """An event in this gateway's hand."""
+class EventLease:
+    """An event that this gateway holds."""
 
     event: Event
-    hand_outs: int
-    """How often the queue handed this event out, this time included."""
+    receive_count: int
+    """How often the queue delivered this event, this time included."""
     fresh: bool
-    """Certain that nobody has tried or finished this event before. False costs a look at its record, no more."""
+    """True: it is certain that nobody has attempted or ended this event before. False costs a look at its record."""
     waiting: int
-    """How many more of its lane could be taken when it was handed out."""
+    """How many more events of its lane could be received at that time."""
     counted: bool = True
-    """False: the queue may have forgotten hand-outs, so that nothing follows from their number."""
+    """False: the queue may have forgotten deliveries, so `receive_count` may be too low."""
     token: Any = field(default=None, repr=False)
     """The adapter's own (`Any`: nobody else looks into it)."""
 
@@ -47,16 +48,15 @@ class Lease:
 class LaneState:
     lane: Lane
     waiting: int
-    """Events that could be taken now."""
+    """Events that could be received now."""
     held: int
-    """Events that somebody has in hand, or that wait for their next try's time."""
+    """Events that are leased, or wait until their next attempt is due."""
     oldest_at: float | None
     """When the oldest of all of them was received."""
 
 
 class Queue(Protocol):
-    lease: float
-    """Seconds."""
+    lease_seconds: float
 
     @property
     def available(self) -> bool:
@@ -67,56 +67,57 @@ class Queue(Protocol):
         """The largest payload that this queue takes; None: it has no limit of its own."""
 
     async def open(self) -> None:
-        """Connect and make what is missing; goes on trying in the background while the queue cannot be reached, so this
-        returns at once. Raises `QueueMisconfigured`."""
+        """Connect, and create what is missing. Returns at once: while the queue cannot be reached, it goes on trying in the
+        background. Raises `QueueMisconfigured`."""
 
     async def close(self) -> None:
-        """Leases that are in hand run out by themselves."""
+        """Leases that are still held expire by themselves."""
 
     # -- events
 
-    async def put(self, event: Event) -> bool:
-        """Durable when it returns. False: an event of this id came within the deduplication window (which one setting
-        gives), or is still in its lane; nothing was added. Raises `QueueFull`."""
+    async def enqueue(self, event: Event) -> bool:
+        """The event is durable when this returns. False: nothing was added, because an event of this id came within the
+        deduplication window (a setting), or is still in its lane. Raises `QueueFull`."""
 
-    async def take(self, lane: Lane, count: int, wait: float) -> list[Lease]:
-        """Up to `count` events in the order they came (those whose retry is due first); waits up to `wait` seconds for
-        the first of them, and then for no more. Cancellable: what was handed out meanwhile goes back at once or by its lease."""
+    async def receive(self, lane: Lane, count: int, wait: float) -> list[EventLease]:
+        """Up to `count` events in the order they came (those whose retry is due first). Waits up to `wait` seconds for the
+        first of them, and for no other. Cancellable: what was delivered meanwhile is released at once or when its lease
+        expires."""
 
-    async def extend(self, leases: Sequence[Lease]) -> None:
-        """This gateway lives and works on them. Best effort, and cheap."""
+    async def extend(self, leases: Sequence[EventLease]) -> None:
+        """Start the leases' time again: this gateway lives and works on them. Best effort, and cheap."""
 
-    def may_begin(self, lease: Lease) -> bool:
-        """Whether a try may begin on this lease. False: it ran out, or the queue may have forgotten it (its server died, or
-        the connection broke), so that somebody else may have the event. Then the lease is let go of, without a word to
-        the queue: the event comes again by itself."""
+    def may_attempt(self, lease: EventLease) -> bool:
+        """Whether an attempt may start on this lease. False: it expired, or the queue may have forgotten it (its server
+        crashed, or the connection broke), so that another gateway may hold the event. The lease is dropped then, without a
+        message to the queue: the event is redelivered."""
 
-    async def done(self, lease: Lease) -> None:
-        """The event is gone for good. Not an error if it was gone already (purged, or finished by another gateway)."""
+    async def ack(self, lease: EventLease) -> None:
+        """Remove the event for good. Not an error if it was removed before (purged, or acknowledged by another gateway)."""
 
-    async def retry(self, lease: Lease, delay: float) -> None:
-        """Back to its lane; it can be taken again in `delay` seconds, by any gateway."""
+    async def nack(self, lease: EventLease, delay: float) -> None:
+        """Return the event to its lane, where any gateway can receive it in `delay` seconds."""
 
     async def lanes(self) -> list[LaneState]:
-        """Every lane that holds an event (others may be among them)."""
+        """Every lane that holds an event (empty ones may be among them)."""
 
     async def find(self, lane: Lane, event_id: str) -> Event | None:
-        """An event that is in its lane, in somebody's hand or not."""
+        """An event that is in its lane, leased or not."""
 
     async def events(self, lane: Lane, *, limit: int, after: str | None = None) -> list[Event]:
-        """What is in the lane, oldest first, after the event of that id (from the start if it is gone)."""
+        """The events of a lane, oldest first, after the event of that id (from the start if it is gone)."""
 
     async def purge(self, lane: Lane) -> int:
-        """Drop what is in the lane, what is in hand too; returns how many."""
+        """Remove all events of the lane, leased ones too; returns how many."""
 
     async def drop_lane(self, lane: Lane) -> None:
-        """Its function is gone: forget the lane and all that is in it. Not an error if there is none."""
+        """Its function was deleted: remove the lane and all its events. Not an error if there is none."""
 
     # -- records: the newest of each event, kept for `result_retention` after a final one, else as long as it can be needed
 
-    async def save(self, record: Record) -> None:
-        """A final record stays: one that is not final and comes later is dropped, unless it is of a later submission of
-        the same id (by `received_at`)."""
+    async def save_record(self, record: Record) -> None:
+        """A final record stays: a later one that is not final is dropped, unless it is of a later submission of the same id
+        (by `received_at`)."""
 
     async def record(self, namespace: str, function: str, event_id: str) -> Record | None: ...
 
@@ -125,22 +126,23 @@ class Queue(Protocol):
 
     # -- the dead letter: kept for `dead_letter_retention`
 
-    async def bury(self, dead: DeadEvent) -> None: ...
+    async def dead_letter(self, dead: DeadEvent) -> None:
+        """Keep an event that ended without success. An earlier one of its id is replaced."""
 
-    async def dead(self, namespace: str, function: str, event_id: str) -> DeadEvent | None: ...
+    async def dead_event(self, namespace: str, function: str, event_id: str) -> DeadEvent | None: ...
 
     async def dead_events(
         self, namespace: str, function: str, *, limit: int, until: float | None = None
     ) -> list[DeadEvent]:
         """Newest first; with `until` (seconds since the epoch) only those that died by then."""
 
-    async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
-        """False: there was none. After a redrive, or to forget it."""
+    async def delete_dead_event(self, namespace: str, function: str, event_id: str) -> bool:
+        """After a redrive, or on request. False: there was none."""
 
 
 class Publisher(Protocol):
-    """What a queue on NATS also can: publish for destinations."""
+    """What a queue on NATS can do besides: publish for destinations."""
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Confirmed by the stream that listens to the subject, where there is one; else handed to the server.
-        `Nats-Msg-Id` among the headers lets that stream drop what comes twice. Raises `QueueUnavailable`."""
+        """Confirmed by the stream that listens to the subject, where there is one; else only sent to the server.
+        `Nats-Msg-Id` among the headers lets that stream drop duplicates. Raises `QueueUnavailable`."""

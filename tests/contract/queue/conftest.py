@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from nats_server import NatsServer
-from queue_contract import Backend, Queues, opened
+from queue_contract import Backend, Clock, Queues, opened
 
 from kappa_gateway.queue.factory import sqlite_url
 from kappa_gateway.queue.protocol import Queue
@@ -23,7 +23,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def sqlite_backend(tmp_path: Path) -> Backend:
-    return Backend("sqlite", {"queue_url": sqlite_url(tmp_path / "a folder" / "queue.db")}, shared=False)
+    return Backend("sqlite", {"queue_url": sqlite_url(tmp_path / "a folder" / "queue.db")}, shared=False, clock=Clock())
 
 
 @pytest.fixture(scope="session")

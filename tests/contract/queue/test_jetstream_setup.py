@@ -10,7 +10,18 @@ import pytest
 from nats.aio.client import Client
 from nats_server import NatsServer
 from pydantic import SecretStr
-from queue_contract import LANE, Backend, Queues, a_dead_event, a_record, an_event, ids_of, make, put_many, take_one
+from queue_contract import (
+    LANE,
+    Backend,
+    Queues,
+    a_dead_event,
+    a_record,
+    an_event,
+    enqueue_many,
+    ids_of,
+    make,
+    receive_one,
+)
 from waiting import eventually
 
 from kappa_core.errors import InvalidRequest, RequestTooLarge
@@ -41,10 +52,10 @@ async def _works(queue: Queue) -> None:
     await queue.open()
     try:
         await eventually(lambda: queue.available, "the queue")
-        assert await queue.put(an_event("one"))
-        lease = await take_one(queue)
-        await queue.save(a_record("one", Status.SUCCEEDED))
-        await queue.done(lease)
+        assert await queue.enqueue(an_event("one"))
+        lease = await receive_one(queue)
+        await queue.save_record(a_record("one", Status.SUCCEEDED))
+        await queue.ack(lease)
     finally:
         await queue.close()
 
@@ -131,7 +142,7 @@ async def test_tls(servers: Servers, tmp_path: Path) -> None:
     untrusting = make({"queue_url": url}, {"queue_timeout": 0.5})
     await untrusting.open()
     with pytest.raises(Exception, match="certificate verify failed"):
-        await untrusting.put(an_event())
+        await untrusting.enqueue(an_event())
     await untrusting.close()
     await _refused(make({"queue_url": url, "queue_tls_ca": "/nowhere/ca.pem"}, {}), "/nowhere/ca.pem")
 
@@ -155,7 +166,7 @@ async def test_tls_that_is_asked_for_is_not_done_without(servers: Servers) -> No
     queue = make({"queue_url": f"tls://127.0.0.1:{server.port}"}, {"queue_timeout": 0.5})
     await queue.open()
     with pytest.raises(Exception, match="offers no TLS"):
-        await queue.put(an_event())
+        await queue.enqueue(an_event())
     await queue.close()
 
 
@@ -182,15 +193,15 @@ async def test_a_server_that_takes_somewhat_less_than_the_largest_event(servers:
     assert limit is not None
     assert 900_000 < limit < 1024 * 1024
     event = an_event("largest", payload=b"x" * limit, attributes={"a": "é" * 1000})
-    assert await queue.put(event)
-    assert (await take_one(queue)).event == event
+    assert await queue.enqueue(event)
+    assert (await receive_one(queue)).event == event
     dead = a_dead_event(event, error={"errorType": "E", "errorMessage": "é" * 200_000})
-    await queue.bury(dead)
-    found = await queue.dead(LANE.namespace, LANE.function, "largest")
+    await queue.dead_letter(dead)
+    found = await queue.dead_event(LANE.namespace, LANE.function, "largest")
     assert found is not None
     assert found.event == event
     with pytest.raises(RequestTooLarge, match=r"1048576.*max_payload"):
-        await queue.put(an_event(payload=b"x" * 1024 * 1024))
+        await queue.enqueue(an_event(payload=b"x" * 1024 * 1024))
     assert queue.available
     await queue.close()
 
@@ -217,12 +228,12 @@ async def test_a_full_server(servers: Servers) -> None:
 
     async def fill() -> None:
         for _ in range(100):
-            await queue.put(an_event(payload=b"x" * 10_000))
+            await queue.enqueue(an_event(payload=b"x" * 10_000))
 
     with pytest.raises(QueueFull, match="storage"):
         await fill()
-    lease = await take_one(queue)
-    await queue.done(lease)
+    lease = await receive_one(queue)
+    await queue.ack(lease)
     await queue.close()
 
 
@@ -255,10 +266,10 @@ def _prefix(queue: Queue) -> str:
 
 async def test_streams_of_other_settings_are_brought_up_to_date(queues: Queues, nats: Client) -> None:
     queue = await queues.open()
-    await put_many(queue, 2)
-    await (await queues.reopen(queue, queue_deduplication_window=60.0, queue_max_bytes=50_000, queue_lease=20.0)).put(
-        an_event("another")
-    )
+    await enqueue_many(queue, 2)
+    await (
+        await queues.reopen(queue, queue_deduplication_window=60.0, queue_max_bytes=50_000, queue_lease=20.0)
+    ).enqueue(an_event("another"))
     stream = await nats.jsm().stream_info(f"{_prefix(queue)}_invocation_default_resize")
     assert (stream.config.duplicate_window, stream.config.max_bytes, stream.state.messages) == (60, 50_000, 3)
     consumer = await nats.jsm().consumer_info(f"{_prefix(queue)}_invocation_default_resize", "dispatch")
@@ -273,53 +284,53 @@ async def test_anothers_stream_on_the_queues_subjects(queues: Queues, nats: Clie
 
 
 async def test_a_message_that_no_gateway_put_is_thrown_away(queue: Queue, nats: Client) -> None:
-    await put_many(queue, 1)
+    await enqueue_many(queue, 1)
     await nats.jetstream().publish(f"{_prefix(queue)}.invocation.default.resize.junk", b"hello")
-    await put_many(queue, 1, prefix="second")
-    assert [(await take_one(queue)).event.id for _ in range(2)] == ["event-0000", "second-0000"]
+    await enqueue_many(queue, 1, prefix="second")
+    assert [(await receive_one(queue)).event.id for _ in range(2)] == ["event-0000", "second-0000"]
     assert await queue.find(LANE, "junk") is None
 
 
 @pytest.mark.parametrize("bad", ["*", ">", "a.b", "a b", "", "a\r\nPUB x 0\r\n", "é", "x" * 200])
 async def test_names_that_make_no_subject(queue: Queue, bad: str) -> None:
-    await put_many(queue, 1)
-    await queue.save(a_record("event", Status.SUCCEEDED))
+    await enqueue_many(queue, 1)
+    await queue.save_record(a_record("event", Status.SUCCEEDED))
     where = (LANE.namespace, LANE.function)
     assert await queue.record(*where, bad) is None
-    assert await queue.dead(*where, bad) is None
-    assert not await queue.unbury(*where, bad)
+    assert await queue.dead_event(*where, bad) is None
+    assert not await queue.delete_dead_event(*where, bad)
     assert await queue.find(LANE, bad) is None
     assert ids_of(await queue.events(LANE, limit=9, after=bad)) == ["event-0000"]
     if len(bad) < 100:
         assert await queue.records(LANE.namespace, bad, limit=9) == []
         assert await queue.purge(Lane(Kind.INVOCATION, LANE.namespace, bad)) == 0
     with pytest.raises(InvalidRequest):
-        await queue.put(Event(bad, LANE, b"{}", 1.0))
+        await queue.enqueue(Event(bad, LANE, b"{}", 1.0))
 
 
 async def test_two_gateways_share_a_lane(queues: Queues) -> None:
     one, other = await queues.open(), await queues.open()
-    ids = await put_many(one, 200)
-    taken = [lease for part in await asyncio.gather(*(q.take(LANE, 60, 1.0) for q in (one, other, one, other))) for lease in part]  # fmt: skip
+    ids = await enqueue_many(one, 200)
+    taken = [lease for part in await asyncio.gather(*(q.receive(LANE, 60, 1.0) for q in (one, other, one, other))) for lease in part]  # fmt: skip
     assert len({lease.event.id for lease in taken}) == len(taken)
     assert set(ids_of(taken)) <= set(ids)
     assert all(lease.fresh for lease in taken)
     for lease in taken:
-        await other.done(lease)
+        await other.ack(lease)
     await queues.close_all()
 
 
 async def test_listings_find_a_functions_own_among_many(queue: Queue) -> None:
     many = Lane(Kind.INVOCATION, "default", "busy")
-    await queue.save(a_record("first", Status.SUCCEEDED, updated_at=1.0))
+    await queue.save_record(a_record("first", Status.SUCCEEDED, updated_at=1.0))
     for start in range(0, 600, 100):
         await asyncio.gather(
             *(
-                queue.save(a_record(f"b{number}", Status.SUCCEEDED, lane=many, updated_at=float(number)))
+                queue.save_record(a_record(f"b{number}", Status.SUCCEEDED, lane=many, updated_at=float(number)))
                 for number in range(start, start + 100)
             )
         )
-    await queue.save(a_record("last", updated_at=2.0))
+    await queue.save_record(a_record("last", updated_at=2.0))
     assert ids_of(await queue.records(LANE.namespace, LANE.function, limit=10)) == ["last", "first"]
     newest = await queue.records(many.namespace, many.function, limit=5)
     assert ids_of(newest) == ["b599", "b598", "b597", "b596", "b595"]
@@ -328,7 +339,7 @@ async def test_listings_find_a_functions_own_among_many(queue: Queue) -> None:
 async def test_many_lanes_are_counted_quickly(queue: Queue) -> None:
     lanes = [Lane(Kind.INVOCATION, "default", f"f{number}") for number in range(300)]
     for start in range(0, 300, 50):
-        await asyncio.gather(*(queue.put(an_event(lane=lane)) for lane in lanes[start : start + 50]))
+        await asyncio.gather(*(queue.enqueue(an_event(lane=lane)) for lane in lanes[start : start + 50]))
     loop = asyncio.get_running_loop()
     began = loop.time()
     states = await queue.lanes()

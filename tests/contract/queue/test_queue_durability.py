@@ -6,7 +6,18 @@ import sys
 from collections import defaultdict
 
 import queue_worker
-from queue_contract import LANE, LONG, Queues, a_dead_event, a_record, an_event, ids_of, put_many, take_one, take_some
+from queue_contract import (
+    LANE,
+    LONG,
+    Queues,
+    a_dead_event,
+    a_record,
+    an_event,
+    enqueue_many,
+    ids_of,
+    receive_one,
+    receive_some,
+)
 from waiting import eventually
 
 from kappa_core.event import Status
@@ -16,32 +27,34 @@ LEASE = 2.0
 
 async def test_everything_is_there_after_a_restart(queues: Queues) -> None:
     queue = await queues.open()
-    ids = await put_many(queue, 5)
-    done, retried = await take_some(queue, 2)
-    await queue.done(done)
-    await queue.retry(retried, 60.0)
+    ids = await enqueue_many(queue, 5)
+    done, retried = await receive_some(queue, 2)
+    await queue.ack(done)
+    await queue.nack(retried, 60.0)
     record, dead = a_record("ended", Status.SUCCEEDED, result="1"), a_dead_event(an_event("dead"))
-    await queue.save(record)
-    await queue.bury(dead)
+    await queue.save_record(record)
+    await queue.dead_letter(dead)
     for _ in range(2):
         queue = await queues.reopen(queue)
         assert ids_of(await queue.events(LANE, limit=10)) == ids[1:]
         (state,) = [state for state in await queue.lanes() if state.lane == LANE]
         assert (state.waiting, state.held) == (3, 1)
         assert await queue.record(LANE.namespace, LANE.function, "ended") == record
-        assert await queue.dead(LANE.namespace, LANE.function, "dead") == dead
-    fresh = await take_some(queue, 3)
+        assert await queue.dead_event(LANE.namespace, LANE.function, "dead") == dead
+    fresh = await receive_some(queue, 3)
     assert ids_of(fresh) == ids[2:]
     assert all(lease.fresh for lease in fresh)
 
 
 async def test_a_retry_keeps_its_time_over_a_restart(queues: Queues) -> None:
     queue = await queues.open()
-    await put_many(queue, 1)
-    await queue.retry(await take_one(queue), 1.5)
+    await enqueue_many(queue, 1)
+    delay = queues.seconds(1.5)
+    await queue.nack(await receive_one(queue), delay)
     queue = await queues.reopen(queue)
-    again = await take_one(queue)
-    assert (again.event.id, again.hand_outs, again.fresh) == ("event-0000", 2, False)
+    queues.skip(delay)
+    again = await receive_one(queue)
+    assert (again.event.id, again.receive_count, again.fresh) == ("event-0000", 2, False)
 
 
 async def test_a_gateway_killed_at_any_moment_loses_nothing(queues: Queues) -> None:
@@ -50,11 +63,12 @@ async def test_a_gateway_killed_at_any_moment_loses_nothing(queues: Queues) -> N
     for _ in range(3):
         await _work_and_die(queues, said, events=150)
     queue = await queues.open(queue_lease=LEASE)
+    queues.skip(LEASE)
     there: list[str] = []
-    while leases := await queue.take(LANE, 100, LEASE + 2.0):
+    while leases := await queue.receive(LANE, 100, 0.1 if queues.backend.clock else LEASE + 2.0):
         there += ids_of(leases)
         for lease in leases:
-            await queue.done(lease)
+            await queue.ack(lease)
     assert len(there) == len(set(there)), "an event is in the queue once"
     assert not set(there) & set(said["done"]), "what was done is gone for good"
     assert set(said["put"]) - set(said["ending"]) <= set(there), "what was put and not ended is there"

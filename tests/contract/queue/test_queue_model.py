@@ -17,10 +17,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from queue_contract import Backend, a_dead_event, a_record, an_event, ids_of, opened, take_some
+from queue_contract import Backend, a_dead_event, a_record, an_event, ids_of, opened, receive_some
 
 from kappa_core.event import DeadEvent, Event, Kind, Lane, Record, Status
-from kappa_gateway.queue.protocol import Lease, Queue
+from kappa_gateway.queue.protocol import EventLease, Queue
 
 T = TypeVar("T")
 IDS = st.sampled_from([f"event-{number}" for number in range(8)])
@@ -34,7 +34,7 @@ class ModelLane:
 
     events: dict[str, Event] = field(default_factory=dict)
     """In the order they came."""
-    hand_outs: dict[str, int] = field(default_factory=dict)
+    receive_count: dict[str, int] = field(default_factory=dict)
     ready: set[str] = field(default_factory=set)
     """Those that can be taken."""
     seen: set[str] = field(default_factory=set)
@@ -44,7 +44,7 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
     numbers = itertools.count()
 
     class QueueMachine(RuleBasedStateMachine):
-        leases: Bundle[Lease] = Bundle("leases")
+        leases: Bundle[EventLease] = Bundle("leases")
 
         def __init__(self) -> None:
             super().__init__()
@@ -64,11 +64,11 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
         def put(self, named: tuple[Kind, str], event_id: str, payload: bytes, text: str) -> None:
             lane, model = self.lane(named)
             event = an_event(event_id, lane, payload, attributes={"text": text}, keyed=True)
-            assert self.run(queue.put(event)) is (event_id not in model.seen)
+            assert self.run(queue.enqueue(event)) is (event_id not in model.seen)
             if event_id not in model.seen:
                 model.seen.add(event_id)
                 model.events[event_id] = event
-                model.hand_outs[event_id] = 0
+                model.receive_count[event_id] = 0
                 model.ready.add(event_id)
 
         @rule(target=leases, named=LANES, count=st.integers(1, 4))
@@ -76,40 +76,42 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
             lane, model = self.lane(named)
             expected = min(count, len(model.ready))
             if expected == 0:
-                assert self.run(queue.take(lane, count, 0.0)) == []
+                assert self.run(queue.receive(lane, count, 0.0)) == []
                 return multiple()
-            never = [event_id for event_id in model.events if event_id in model.ready and not model.hand_outs[event_id]]
-            taken = self.run(take_some(queue, expected, lane))
+            never = [
+                event_id for event_id in model.events if event_id in model.ready and not model.receive_count[event_id]
+            ]
+            taken = self.run(receive_some(queue, expected, lane))
             fresh = []
             for lease in taken:
                 event_id = lease.event.id
                 assert lease.event == model.events[event_id]
                 assert event_id in model.ready
                 model.ready.remove(event_id)
-                model.hand_outs[event_id] += 1
-                assert lease.hand_outs == model.hand_outs[event_id]
-                if lease.hand_outs == 1:
+                model.receive_count[event_id] += 1
+                assert lease.receive_count == model.receive_count[event_id]
+                if lease.receive_count == 1:
                     fresh.append(event_id)
                 if lease.fresh:
-                    assert lease.hand_outs == 1
+                    assert lease.receive_count == 1
             assert fresh == never[: len(fresh)]
             return multiple(*taken)
 
         @rule(lease=consumes(leases))
-        def done(self, lease: Lease) -> None:
-            self.run(queue.done(lease))
+        def done(self, lease: EventLease) -> None:
+            self.run(queue.ack(lease))
             model = self.lanes[lease.event.lane]
             model.events.pop(lease.event.id, None)
 
         @rule(lease=consumes(leases), now=st.booleans())
-        def retry(self, lease: Lease, now: bool) -> None:
-            self.run(queue.retry(lease, 0.0 if now else 600.0))
+        def retry(self, lease: EventLease, now: bool) -> None:
+            self.run(queue.nack(lease, 0.0 if now else 600.0))
             model = self.lanes[lease.event.lane]
             if now and lease.event.id in model.events:
                 model.ready.add(lease.event.id)
 
         @rule(lease=leases)
-        def extend(self, lease: Lease) -> None:
+        def extend(self, lease: EventLease) -> None:
             self.run(queue.extend([lease]))
 
         @rule(named=LANES)
@@ -122,7 +124,7 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
         @rule(function=FUNCTIONS, event_id=IDS, status=st.sampled_from(list(Status)), attempts=st.integers(0, 3))
         def save(self, function: str, event_id: str, status: Status, attempts: int) -> None:
             record = a_record(event_id, status, Lane(Kind.INVOCATION, self.namespace, function), attempts=attempts)
-            self.run(queue.save(record))
+            self.run(queue.save_record(record))
             old = self.records.get((function, event_id))
             if old is None or status.final or not old.status.final:
                 self.records[function, event_id] = record
@@ -131,13 +133,13 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
         def bury(self, function: str, event_id: str, attempts: int) -> None:
             event = an_event(event_id, Lane(Kind.INVOCATION, self.namespace, function))
             dead = a_dead_event(event, attempts=attempts)
-            self.run(queue.bury(dead))
+            self.run(queue.dead_letter(dead))
             self.dead[function, event_id] = dead
 
         @rule(function=FUNCTIONS, event_id=IDS)
         def unbury(self, function: str, event_id: str) -> None:
             found = self.dead.pop((function, event_id), None)
-            assert self.run(queue.unbury(self.namespace, function, event_id)) is (found is not None)
+            assert self.run(queue.delete_dead_event(self.namespace, function, event_id)) is (found is not None)
 
         @rule(named=LANES, event_id=IDS, limit=st.integers(1, 10))
         def look_into_a_lane(self, named: tuple[Kind, str], event_id: str, limit: int) -> None:
@@ -152,7 +154,7 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
         def look_at_outcomes(self, function: str, event_id: str) -> None:
             where = (self.namespace, function)
             assert self.run(queue.record(*where, event_id)) == self.records.get((function, event_id))
-            assert self.run(queue.dead(*where, event_id)) == self.dead.get((function, event_id))
+            assert self.run(queue.dead_event(*where, event_id)) == self.dead.get((function, event_id))
             records, dead = self.run(queue.records(*where, limit=50)), self.run(queue.dead_events(*where, limit=50))
             assert {record.id: record for record in records} == {
                 key[1]: record for key, record in self.records.items() if key[0] == function

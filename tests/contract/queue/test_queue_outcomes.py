@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from queue_contract import LANE, LONG, Queues, a_dead_event, a_record, an_event, ids_of, put_many, take_one
+from queue_contract import LANE, LONG, Queues, a_dead_event, a_record, an_event, enqueue_many, ids_of, receive_one
 
 from kappa_core.event import Condition, Kind, Lane, Status
 from kappa_gateway.queue.protocol import Queue
@@ -15,11 +15,11 @@ WHERE = (LANE.namespace, LANE.function)
 
 async def test_a_record_comes_out_as_it_went_in(queue: Queue) -> None:
     progress = a_record(
-        "one", attempts=1, postponements=2, hand_outs=3, next_attempt=1_700_000_060.5, error={"a": "ü\n"}
+        "one", attempts=1, postponements=2, receive_count=3, next_attempt=1_700_000_060.5, error={"a": "ü\n"}
     )
-    ended = a_record("two", Status.SUCCEEDED, attempts=1, hand_outs=1, result='{"é": 1}\n', result_truncated=True)
+    ended = a_record("two", Status.SUCCEEDED, attempts=1, receive_count=1, result='{"é": 1}\n', result_truncated=True)
     for record in (progress, ended):
-        await queue.save(record)
+        await queue.save_record(record)
         assert await queue.record(*WHERE, record.id) == record
     assert await queue.record(*WHERE, "three") is None
     assert await queue.record("other", LANE.function, "one") is None
@@ -28,36 +28,36 @@ async def test_a_record_comes_out_as_it_went_in(queue: Queue) -> None:
 
 async def test_a_result_of_the_largest_size(queue: Queue) -> None:
     record = a_record("one", Status.SUCCEEDED, result="é" * 128 * 1024)
-    await queue.save(record)
+    await queue.save_record(record)
     assert await queue.record(*WHERE, "one") == record
 
 
 async def test_the_newest_record_counts(queue: Queue) -> None:
     for attempts in range(1, 4):
         record = a_record("one", attempts=attempts, updated_at=1_700_000_000.0 + attempts)
-        await queue.save(record)
+        await queue.save_record(record)
         assert await queue.record(*WHERE, "one") == record
     assert ids_of(await queue.records(*WHERE, limit=10)) == ["one"]
 
 
 @pytest.mark.parametrize("status", FINAL)
 async def test_a_final_record_stays(queue: Queue, status: Status) -> None:
-    await queue.save(a_record("one"))
+    await queue.save_record(a_record("one"))
     ended = a_record("one", status)
-    await queue.save(ended)
-    await queue.save(a_record("one", Status.RETRYING, updated_at=1_700_000_099.0))
-    await queue.save(a_record("one", Status.RUNNING, updated_at=1_700_000_099.0))
+    await queue.save_record(ended)
+    await queue.save_record(a_record("one", Status.RETRYING, updated_at=1_700_000_099.0))
+    await queue.save_record(a_record("one", Status.RUNNING, updated_at=1_700_000_099.0))
     assert await queue.record(*WHERE, "one") == ended
     assert await queue.records(*WHERE, limit=10) == [ended]
-    await queue.save(ended)
+    await queue.save_record(ended)
     assert await queue.record(*WHERE, "one") == ended
 
 
 async def test_a_later_submission_of_the_same_id_has_a_record_of_its_own(queue: Queue) -> None:
     """The same idempotency key, sent again after the deduplication window."""
-    await queue.save(a_record("one", Status.SUCCEEDED, received_at=1_700_000_000.0))
+    await queue.save_record(a_record("one", Status.SUCCEEDED, received_at=1_700_000_000.0))
     later = a_record("one", Status.RETRYING, received_at=1_700_000_500.0, updated_at=1_700_000_501.0)
-    await queue.save(later)
+    await queue.save_record(later)
     assert await queue.record(*WHERE, "one") == later
     assert await queue.records(*WHERE, limit=10) == [later]
 
@@ -65,32 +65,40 @@ async def test_a_later_submission_of_the_same_id_has_a_record_of_its_own(queue: 
 async def test_records_come_newest_first(queue: Queue) -> None:
     for number in range(6):
         status = Status.SUCCEEDED if number % 2 else Status.RETRYING
-        await queue.save(a_record(f"event-{number}", status, updated_at=1_700_000_000.0 + number))
-    await queue.save(a_record("other", lane=Lane(LANE.kind, LANE.namespace, "other")))
+        await queue.save_record(a_record(f"event-{number}", status, updated_at=1_700_000_000.0 + number))
+    await queue.save_record(a_record("other", lane=Lane(LANE.kind, LANE.namespace, "other")))
     assert ids_of(await queue.records(*WHERE, limit=4)) == ["event-5", "event-4", "event-3", "event-2"]
     assert len(await queue.records(*WHERE, limit=100)) == 6
     assert await queue.records("nowhere", LANE.function, limit=100) == []
 
 
 async def test_final_records_go_after_their_time(queues: Queues) -> None:
-    queue = await queues.open(result_retention=1.5)
-    saved = time.monotonic()
-    await queue.save(a_record("ended", Status.FAILED))
-    await queue.save(a_record("going-on"))
+    retention = queues.seconds(4.0)
+    queue = await queues.open(result_retention=retention)
+    saved = queues.now()
+    await queue.save_record(a_record("ended", Status.FAILED))
+    await queue.save_record(a_record("going-on"))
     assert await queue.record(*WHERE, "ended") is not None
+    queues.skip(retention * 0.96)
+    if queues.backend.clock is not None:
+        assert await queue.record(*WHERE, "ended") is not None
+        queues.skip(retention * 0.04)
+    deadline = time.monotonic() + LONG
     while await queue.record(*WHERE, "ended") is not None:
-        assert time.monotonic() - saved < 15.0, "the record does not go"
+        assert time.monotonic() < deadline, "the record does not go"
         await asyncio.sleep(0.05)
-    assert time.monotonic() - saved > 1.4
+    assert queues.now() - saved > retention * 0.95
     assert ids_of(await queue.records(*WHERE, limit=10)) == ["going-on"]
 
 
 async def test_an_event_with_a_final_record_is_not_fresh(queues: Queues) -> None:
     """So its record is looked at: it ended, and its gateway died before it could say so."""
-    queue = await queues.open(queue_lease=0.5)
-    await put_many(queue, 1)
-    await queue.save(a_record((await take_one(queue)).event.id, Status.SUCCEEDED))
-    assert not (await take_one(queue)).fresh
+    lease = queues.seconds(1.0)
+    queue = await queues.open(queue_lease=lease)
+    await enqueue_many(queue, 1)
+    await queue.save_record(a_record((await receive_one(queue)).event.id, Status.SUCCEEDED))
+    queues.skip(lease)
+    assert not (await receive_one(queue)).fresh
 
 
 # -- the dead letter
@@ -101,31 +109,31 @@ async def test_a_dead_event_comes_out_as_it_went_in(queue: Queue, kind: Kind) ->
     lane = Lane(kind, *WHERE)
     event = an_event(lane=lane, payload=b"\x00\xff", attributes={"destination": '{"http": "ü\\n"}'}, keyed=True)
     dead = a_dead_event(event, condition=Condition.EVENT_AGE_EXCEEDED, attempts=0, error={"errorMessage": "a\nü"})
-    await queue.bury(dead)
-    assert await queue.dead(*WHERE, event.id) == dead
+    await queue.dead_letter(dead)
+    assert await queue.dead_event(*WHERE, event.id) == dead
     assert await queue.dead_events(*WHERE, limit=10) == [dead]
-    assert await queue.dead(*WHERE, "another") is None
-    assert await queue.dead("other", LANE.function, event.id) is None
+    assert await queue.dead_event(*WHERE, "another") is None
+    assert await queue.dead_event("other", LANE.function, event.id) is None
 
 
 async def test_a_dead_event_of_the_largest_size(queue: Queue) -> None:
     dead = a_dead_event(an_event(payload=b"\x80" * 1024 * 1024, attributes={"a": "x" * 1000}))
-    await queue.bury(dead)
-    assert await queue.dead(*WHERE, dead.event.id) == dead
+    await queue.dead_letter(dead)
+    assert await queue.dead_event(*WHERE, dead.event.id) == dead
 
 
 async def test_burying_again_replaces(queue: Queue) -> None:
     event = an_event()
-    await queue.bury(a_dead_event(event, attempts=1))
-    await queue.bury(a_dead_event(event, attempts=1))
+    await queue.dead_letter(a_dead_event(event, attempts=1))
+    await queue.dead_letter(a_dead_event(event, attempts=1))
     again = a_dead_event(event, attempts=3)
-    await queue.bury(again)
+    await queue.dead_letter(again)
     assert await queue.dead_events(*WHERE, limit=10) == [again]
 
 
 async def test_dead_events_come_newest_first(queue: Queue) -> None:
     for number in range(5):
-        await queue.bury(a_dead_event(an_event(f"event-{number}"), died_at=1_700_000_000.0 + number))
+        await queue.dead_letter(a_dead_event(an_event(f"event-{number}"), died_at=1_700_000_000.0 + number))
     assert ids_of(await queue.dead_events(*WHERE, limit=3)) == ["event-4", "event-3", "event-2"]
     assert ids_of(await queue.dead_events(*WHERE, limit=3, until=1_700_000_001.0)) == ["event-1", "event-0"]
     assert await queue.dead_events("nowhere", LANE.function, limit=3) == []
@@ -133,37 +141,43 @@ async def test_dead_events_come_newest_first(queue: Queue) -> None:
 
 async def test_unburied_events_are_gone(queue: Queue) -> None:
     one, other = an_event("one"), an_event("other")
-    await queue.bury(a_dead_event(one))
-    await queue.bury(a_dead_event(other))
-    assert await queue.unbury(*WHERE, "one")
-    assert not await queue.unbury(*WHERE, "one")
-    assert not await queue.unbury("nowhere", "nothing", "one")
-    assert await queue.dead(*WHERE, "one") is None
+    await queue.dead_letter(a_dead_event(one))
+    await queue.dead_letter(a_dead_event(other))
+    assert await queue.delete_dead_event(*WHERE, "one")
+    assert not await queue.delete_dead_event(*WHERE, "one")
+    assert not await queue.delete_dead_event("nowhere", "nothing", "one")
+    assert await queue.dead_event(*WHERE, "one") is None
     assert ids_of(await queue.dead_events(*WHERE, limit=10)) == ["other"]
     again = a_dead_event(one, attempts=2)
-    await queue.bury(again)
-    assert await queue.dead(*WHERE, "one") == again
+    await queue.dead_letter(again)
+    assert await queue.dead_event(*WHERE, "one") == again
 
 
 async def test_dead_events_go_after_their_time(queues: Queues) -> None:
-    queue = await queues.open(dead_letter_retention=1.5)
-    buried = time.monotonic()
-    await queue.bury(a_dead_event(an_event("one"), died_at=time.time()))
-    assert await queue.dead(*WHERE, "one") is not None
-    while await queue.dead(*WHERE, "one") is not None:
-        assert time.monotonic() - buried < LONG, "the dead event does not go"
+    retention = queues.seconds(4.0)
+    queue = await queues.open(dead_letter_retention=retention)
+    kept = queues.now()
+    await queue.dead_letter(a_dead_event(an_event("one"), died_at=time.time()))
+    assert await queue.dead_event(*WHERE, "one") is not None
+    queues.skip(retention * 0.96)
+    if queues.backend.clock is not None:
+        assert await queue.dead_event(*WHERE, "one") is not None
+        queues.skip(retention * 0.04)
+    deadline = time.monotonic() + LONG
+    while await queue.dead_event(*WHERE, "one") is not None:
+        assert time.monotonic() < deadline, "the dead event does not go"
         await asyncio.sleep(0.05)
-    assert time.monotonic() - buried > 1.4
+    assert queues.now() - kept > retention * 0.95
     assert await queue.dead_events(*WHERE, limit=10) == []
-    assert not await queue.unbury(*WHERE, "one")
+    assert not await queue.delete_dead_event(*WHERE, "one")
 
 
 async def test_purging_a_lane_leaves_records_and_dead_events(queue: Queue) -> None:
-    await put_many(queue, 1)
+    await enqueue_many(queue, 1)
     record, dead = a_record("ended", Status.FAILED), a_dead_event(an_event("ended"))
-    await queue.save(record)
-    await queue.bury(dead)
+    await queue.save_record(record)
+    await queue.dead_letter(dead)
     await queue.purge(LANE)
     await queue.drop_lane(LANE)
     assert await queue.record(*WHERE, "ended") == record
-    assert await queue.dead(*WHERE, "ended") == dead
+    assert await queue.dead_event(*WHERE, "ended") == dead

@@ -23,12 +23,12 @@ from queue_contract import (
     a_dead_event,
     a_record,
     an_event,
+    enqueue_many,
     ids_of,
     make,
     opened,
-    put_many,
-    take_one,
-    take_some,
+    receive_one,
+    receive_some,
 )
 from waiting import eventually
 
@@ -89,7 +89,7 @@ def test_no_url_is_no_queue() -> None:
 
 async def test_nobody_else_can_read_the_file(queues: Queues, path: Path) -> None:
     queue = await queues.open()
-    await queue.put(an_event())
+    await queue.enqueue(an_event())
     assert [oct(file.stat().st_mode & 0o777) for file in path.parent.glob("queue.db*")] == ["0o600"] * 4
 
 
@@ -112,8 +112,8 @@ async def test_a_second_gateway_is_refused(queues: Queues, path: Path) -> None:
     with pytest.raises(QueueMisconfigured, match=rf"{path} is in use by another process \(pid {os.getpid()}\)"):
         await second.open()
     with pytest.raises(QueueUnavailable):
-        await second.put(an_event())
-    assert await first.put(an_event())
+        await second.enqueue(an_event())
+    assert await first.enqueue(an_event())
     await queues.reopen(first)
 
 
@@ -161,26 +161,26 @@ async def test_a_damaged_file_is_said_and_can_be_moved_away(path: Path, caplog: 
     async with not_well(path) as queue:
         assert not queue.available
         with pytest.raises(QueueUnavailable, match=r"queue\.db is damaged.*\.recover.*move it away"):
-            await queue.put(an_event())
+            await queue.enqueue(an_event())
         with pytest.raises(QueueUnavailable, match="is damaged"):
             await queue.events(LANE, limit=1)
         assert sum(record.levelno == logging.ERROR for record in caplog.records) <= 2, "said once for each thread"
         path.rename(path.with_suffix(".damaged"))
         await eventually(lambda: queue.available, "the queue with a new file")
-        assert await queue.put(an_event())
+        assert await queue.enqueue(an_event())
 
 
 async def test_damage_that_shows_later_is_said(queues: Queues, path: Path) -> None:
     queue = await queues.open()
     for _ in range(30):
-        await queue.put(an_event(payload=os.urandom(20_000)))
+        await queue.enqueue(an_event(payload=os.urandom(20_000)))
     await queues.close(queue)
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(os.urandom(path.stat().st_size - 4096))
     async with not_well(path) as broken:
         with pytest.raises(QueueUnavailable, match="is damaged"):
-            await broken.put(an_event())
+            await broken.enqueue(an_event())
         with pytest.raises(QueueUnavailable, match="is damaged"):
             await broken.lanes()
 
@@ -190,16 +190,16 @@ async def test_a_folder_that_cannot_be_used_is_tried_again(tmp_path: Path) -> No
     folder.write_text("a file in the way")
     async with not_well(folder / "queue.db") as queue:
         with pytest.raises(QueueUnavailable, match=r"folder .*/folder must exist and be writable for user id \d+"):
-            await queue.put(an_event())
+            await queue.enqueue(an_event())
         folder.unlink()
         await eventually(lambda: queue.available, "the queue in its new folder")
-        assert await queue.put(an_event())
+        assert await queue.enqueue(an_event())
 
 
 async def test_a_full_disk_is_said_and_recovered_from(queues: Queues, path: Path) -> None:
     queue = await queues.open()
     assert isinstance(queue, SqliteQueue)
-    await put_many(queue, 3)
+    await enqueue_many(queue, 3)
 
     def limit(connection: sqlite3.Connection, pages: int) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -207,29 +207,29 @@ async def test_a_full_disk_is_said_and_recovered_from(queues: Queues, path: Path
     await queue._write(lambda connection: limit(connection, 60))
     big = [an_event(payload=b"x" * 100_000) for _ in range(5)]
     results = await asyncio.gather(
-        *(queue.put(event) for event in big), queue.put(an_event("small")), return_exceptions=True
+        *(queue.enqueue(event) for event in big), queue.enqueue(an_event("small")), return_exceptions=True
     )
     refused = [result for result in results if isinstance(result, QueueUnavailable)]
     assert len(refused) >= 3
     assert "the disk is full: free some space" in refused[0].message
     assert results[-1] is True, "what fits is taken, whatever came with it"
     with pytest.raises(QueueUnavailable):
-        await queue.put(an_event(payload=b"x" * 300_000))
+        await queue.enqueue(an_event(payload=b"x" * 300_000))
     assert not queue.available
-    await queue.done(await take_one(queue))
+    await queue.ack(await receive_one(queue))
     await queue._write(lambda connection: limit(connection, 1_000_000))
     await eventually(lambda: queue.available, "the queue with space again")
-    assert await queue.put(an_event(payload=b"x" * 300_000))
+    assert await queue.enqueue(an_event(payload=b"x" * 300_000))
     taken = ids_of([event for event, result in zip(big, results, strict=False) if result is True])
     assert set(taken) <= set(ids_of(await queue.events(LANE, limit=100)))
 
 
 async def test_a_file_that_is_removed_is_made_anew(queues: Queues, path: Path) -> None:
     queue = await queues.open()
-    await put_many(queue, 3)
+    await enqueue_many(queue, 3)
     for file in path.parent.glob("queue.db*"):
         file.unlink()
-    assert await queue.put(an_event("new"))
+    assert await queue.enqueue(an_event("new"))
     assert ids_of(await queue.events(LANE, limit=10)) == ["new"]
     queue = await queues.reopen(queue)
     assert ids_of(await queue.events(LANE, limit=10)) == ["new"], "it is in the file"
@@ -237,24 +237,24 @@ async def test_a_file_that_is_removed_is_made_anew(queues: Queues, path: Path) -
 
 async def test_another_programs_transaction_is_said_and_waited_out(path: Path) -> None:
     async with not_well(path, queue_timeout=0.4) as queue:
-        assert await queue.put(an_event())
+        assert await queue.enqueue(an_event())
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
             shell.execute("BEGIN IMMEDIATE")
             with pytest.raises(QueueUnavailable, match=r"is locked .*another program|did not answer within 0\.4 s"):
-                await queue.put(an_event())
+                await queue.enqueue(an_event())
             assert len(await queue.events(LANE, limit=10)) == 1, "it can be read"
         await eventually(lambda: queue.available, "the queue without the other program")
-        assert await queue.put(an_event())
+        assert await queue.enqueue(an_event())
 
 
 async def test_a_queue_that_is_not_open_says_so(queues: Queues) -> None:
     queue = queues.make()
     assert not queue.available
     with pytest.raises(QueueUnavailable, match="is not open"):
-        await queue.put(an_event())
+        await queue.enqueue(an_event())
     await queue.close()
     queue = await queues.open()
-    waiting = asyncio.create_task(queue.take(LANE, 1, 60.0))
+    waiting = asyncio.create_task(queue.receive(LANE, 1, 60.0))
     await asyncio.sleep(0.01)
     await queues.close(queue)
     with pytest.raises(QueueUnavailable, match="is not open"):
@@ -264,11 +264,11 @@ async def test_a_queue_that_is_not_open_says_so(queues: Queues) -> None:
 async def test_what_waits_for_the_file_is_bounded(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = await queues.open()
     monkeypatch.setattr(worker, "MAX_PENDING", 50)
-    results = await asyncio.gather(*(queue.put(an_event()) for _ in range(200)), return_exceptions=True)
+    results = await asyncio.gather(*(queue.enqueue(an_event()) for _ in range(200)), return_exceptions=True)
     refused = [result for result in results if isinstance(result, QueueUnavailable)]
     assert len(refused) == 150
     assert "its disk is too slow" in refused[0].message
-    assert await queue.put(an_event()), "and there is room again"
+    assert await queue.enqueue(an_event()), "and there is room again"
 
 
 async def test_one_job_that_fails_does_not_take_others_along(queues: Queues) -> None:
@@ -280,7 +280,7 @@ async def test_one_job_that_fails_does_not_take_others_along(queues: Queues) -> 
         raise ZeroDivisionError
 
     results = await asyncio.gather(
-        queue.put(an_event("one")), queue._write(bug), queue.put(an_event("two")), return_exceptions=True
+        queue.enqueue(an_event("one")), queue._write(bug), queue.enqueue(an_event("two")), return_exceptions=True
     )
     assert results[0] is results[2] is True
     assert isinstance(results[1], ZeroDivisionError)
@@ -295,13 +295,13 @@ async def test_one_job_that_fails_does_not_take_others_along(queues: Queues) -> 
 async def test_what_is_past_its_time_leaves_the_file(queues: Queues, path: Path) -> None:
     short = {"queue_deduplication_window": 0.4, "result_retention": 0.4, "dead_letter_retention": 0.4}
     queue = await queues.open(**short)
-    await put_many(queue, 5)
-    await put_many(queue, 2, OTHER_LANE, "mail")
-    for lease in await take_some(queue, 4):
-        await queue.done(lease)
-        await queue.save(a_record(lease.event.id, Status.SUCCEEDED))
-        await queue.bury(a_dead_event(lease.event))
-    await queue.save(a_record("going on"))
+    await enqueue_many(queue, 5)
+    await enqueue_many(queue, 2, OTHER_LANE, "mail")
+    for lease in await receive_some(queue, 4):
+        await queue.ack(lease)
+        await queue.save_record(a_record(lease.event.id, Status.SUCCEEDED))
+        await queue.dead_letter(a_dead_event(lease.event))
+    await queue.save_record(a_record("going on"))
     await eventually(
         lambda: (rows(path, "ids"), rows(path, "records"), rows(path, "dead")) == (3, 1, 0), "a clean file"
     )
@@ -311,7 +311,7 @@ async def test_what_is_past_its_time_leaves_the_file(queues: Queues, path: Path)
 async def test_space_is_given_back(queues: Queues, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "FREE_PAGES", 50)
     queue = await queues.open(queue_deduplication_window=0.2)
-    await asyncio.gather(*(queue.put(an_event(payload=b"x" * 100_000)) for _ in range(50)))
+    await asyncio.gather(*(queue.enqueue(an_event(payload=b"x" * 100_000)) for _ in range(50)))
     assert isinstance(queue, SqliteQueue)
 
     async def pages() -> int:
@@ -330,7 +330,7 @@ async def test_space_is_given_back(queues: Queues, path: Path, monkeypatch: pyte
 
 async def test_a_dropped_lane_leaves_nothing(queues: Queues, path: Path) -> None:
     queue = await queues.open()
-    await put_many(queue, 5)
-    await queue.done(await take_one(queue))
+    await enqueue_many(queue, 5)
+    await queue.ack(await receive_one(queue))
     await queue.drop_lane(LANE)
     assert [rows(path, table) for table in ("lanes", "events", "bodies", "ids")] == [0, 0, 0, 0]

@@ -27,7 +27,7 @@ class Stored:
         self.gateway = gateway
 
     async def accept(self, event):
-        return await self.queue.put(event)
+        return await self.queue.enqueue(event)
 
 
 @pytest.fixture(scope="module")
@@ -102,21 +102,23 @@ async def test_an_event_from_its_acceptance_to_its_end(gateway, queue):
         "result": None,
     }
     assert said["receivedAt"].endswith("Z")
-    [lease] = await queue.take(LANE, 1, 0)
+    [lease] = await queue.receive(LANE, 1, 0)
     assert (await get(gateway, f"{BASE}/{request_id}"))["status"] == "queued", "taken is not yet running"
-    await queue.save(a_record(lease.event, Status.RUNNING, hand_outs=1))
+    await queue.save_record(a_record(lease.event, Status.RUNNING, receive_count=1))
     assert (await get(gateway, f"{BASE}/{request_id}"))["status"] == "running"
     error = {"errorType": "KeyError", "errorMessage": "'name'"}
-    await queue.save(
-        a_record(lease.event, Status.RETRYING, hand_outs=1, attempts=1, next_attempt=1795442709.25, error=error)
+    await queue.save_record(
+        a_record(lease.event, Status.RETRYING, receive_count=1, attempts=1, next_attempt=1795442709.25, error=error)
     )
-    await queue.retry(lease, 60)
+    await queue.nack(lease, 60)
     said = await get(gateway, f"{BASE}/{request_id}")
     assert (said["status"], said["attempts"], said["error"]) == ("retrying", 1, error)
     assert said["nextAttempt"] == "2026-11-23T14:05:09.250Z"
-    await queue.save(a_record(lease.event, Status.SUCCEEDED, attempts=2, result='{"big": 12345678901234567890.10}'))
+    await queue.save_record(
+        a_record(lease.event, Status.SUCCEEDED, attempts=2, result='{"big": 12345678901234567890.10}')
+    )
     assert (await get(gateway, f"{BASE}/{request_id}"))["status"] == "succeeded", "before it leaves its lane too"
-    await queue.done(lease)
+    await queue.ack(lease)
     answer = await gateway.request("GET", f"{BASE}/{request_id}")
     assert answer.header("content-type") == "application/json"
     assert answer.body.endswith(b'"result": {"big": 12345678901234567890.10}}'), "as the function wrote it"
@@ -125,8 +127,8 @@ async def test_an_event_from_its_acceptance_to_its_end(gateway, queue):
 
 async def test_a_result_that_is_no_json_or_cut_is_a_string(gateway, queue):
     text, cut = an_event(), an_event()
-    await queue.save(a_record(text, Status.SUCCEEDED, result="<h1>hello</h1>"))
-    await queue.save(a_record(cut, Status.SUCCEEDED, result="123", result_truncated=True))
+    await queue.save_record(a_record(text, Status.SUCCEEDED, result="<h1>hello</h1>"))
+    await queue.save_record(a_record(cut, Status.SUCCEEDED, result="123", result_truncated=True))
     said = await get(gateway, f"{BASE}/{text.id}")
     assert (said["result"], said["resultTruncated"]) == ("<h1>hello</h1>", False)
     said = await get(gateway, f"{BASE}/{cut.id}")
@@ -135,10 +137,10 @@ async def test_a_result_that_is_no_json_or_cut_is_a_string(gateway, queue):
 
 async def test_the_dead_letter_knows_for_longer_than_the_record(gateway, queue):
     failed, expired, forgotten = an_event(), an_event(), an_event()
-    await queue.save(a_record(failed, Status.FAILED, attempts=3, error={"errorType": "E"}))
-    await queue.bury(a_death(failed))
-    await queue.bury(a_death(expired, Condition.EVENT_AGE_EXCEEDED))
-    await queue.save(a_record(forgotten, Status.FAILED, attempts=3))
+    await queue.save_record(a_record(failed, Status.FAILED, attempts=3, error={"errorType": "E"}))
+    await queue.dead_letter(a_death(failed))
+    await queue.dead_letter(a_death(expired, Condition.EVENT_AGE_EXCEEDED))
+    await queue.save_record(a_record(forgotten, Status.FAILED, attempts=3))
     said = await get(gateway, f"{BASE}/{failed.id}")
     assert (said["status"], said["attempts"], said["deadLetter"]) == ("failed", 3, True)
     said = await get(gateway, f"{BASE}/{expired.id}")
@@ -150,16 +152,16 @@ async def test_the_dead_letter_knows_for_longer_than_the_record(gateway, queue):
 async def test_a_key_that_is_used_again_gives_the_news_of_the_new_event(gateway, queue):
     request_id = str(uuid.uuid4())
     old, new = an_event(request_id, age=200), an_event(request_id)
-    await queue.save(a_record(old, Status.SUCCEEDED, attempts=1, result="1"))
+    await queue.save_record(a_record(old, Status.SUCCEEDED, attempts=1, result="1"))
     assert (await get(gateway, f"{BASE}/{request_id}"))["status"] == "succeeded"
-    await queue.put(new)
+    await queue.enqueue(new)
     assert (await get(gateway, f"{BASE}/{request_id}"))["status"] == "queued"
     assert [one["status"] for one in (await get(gateway, BASE))["invocations"]] == ["queued"]
 
 
 async def test_what_is_not_known_is_404_in_lambdas_form(gateway, queue):
     purged = an_event()
-    await queue.save(a_record(purged, Status.RETRYING))
+    await queue.save_record(a_record(purged, Status.RETRYING))
     for request_id in (str(uuid.uuid4()), "nonsense", "*", "%3E", purged.id):
         answer = await gateway.request("GET", f"{BASE}/{request_id}")
         assert (answer.status, answer.header("x-amzn-errortype")) == (404, "ResourceNotFoundException"), request_id
@@ -170,7 +172,7 @@ async def test_what_is_not_known_is_404_in_lambdas_form(gateway, queue):
             "there was none, it was purged, or it ended more than 1h ago",
         }
     other = an_event()
-    await queue.put(other)
+    await queue.enqueue(other)
     await get(gateway, f"/v1/namespaces/default/functions/web/async/{other.id}", 404)
 
 
@@ -178,7 +180,7 @@ async def test_the_queue_may_be_away(gateway, queue, monkeypatch):
     async def away(*args, **kwargs):
         raise QueueUnavailable("the queue does not answer")
 
-    for method in ("find", "record", "records", "events", "dead", "dead_events", "purge"):
+    for method in ("find", "record", "records", "events", "dead_event", "dead_events", "purge"):
         monkeypatch.setattr(queue, method, away)
     for method, path, body in (
         ("GET", f"{BASE}/{uuid.uuid4()}", None),
@@ -209,13 +211,13 @@ async def test_without_a_queue_each_says_how_to_get_one(gateway):
 async def test_the_list_has_all_of_them_newest_first_and_no_results(gateway, queue):
     oldest, retried, ended, dead, lost_record, newest = (an_event(age=age) for age in (60, 50, 40, 30, 20, 10))
     for event in (oldest, retried, newest):
-        await queue.put(event)
-    await queue.save(a_record(retried, Status.RETRYING, attempts=1, next_attempt=time.time() + 60))
-    await queue.save(a_record(ended, Status.SUCCEEDED, attempts=1, result='"long"'))
-    await queue.save(a_record(dead, Status.FAILED, attempts=3))
-    await queue.bury(a_death(dead))
-    await queue.bury(a_death(lost_record, Condition.EVENT_AGE_EXCEEDED))
-    await queue.save(a_record(an_event(), Status.RETRYING))  # its event was purged
+        await queue.enqueue(event)
+    await queue.save_record(a_record(retried, Status.RETRYING, attempts=1, next_attempt=time.time() + 60))
+    await queue.save_record(a_record(ended, Status.SUCCEEDED, attempts=1, result='"long"'))
+    await queue.save_record(a_record(dead, Status.FAILED, attempts=3))
+    await queue.dead_letter(a_death(dead))
+    await queue.dead_letter(a_death(lost_record, Condition.EVENT_AGE_EXCEEDED))
+    await queue.save_record(a_record(an_event(), Status.RETRYING))  # its event was purged
     said = (await get(gateway, BASE))["invocations"]
     assert [(one["requestId"], one["status"], one["deadLetter"]) for one in said] == [
         (newest.id, "queued", False),
@@ -243,8 +245,8 @@ async def test_the_list_has_all_of_them_newest_first_and_no_results(gateway, que
 async def test_a_long_list_is_read_in_pages(gateway, queue):
     events = [an_event(age=1000 - number) for number in range(50)]
     for event in events:
-        await queue.put(event)
-    await queue.save(a_record(events[40], Status.RETRYING, attempts=1))
+        await queue.enqueue(event)
+    await queue.save_record(a_record(events[40], Status.RETRYING, attempts=1))
     said = (await get(gateway, BASE))["invocations"]
     assert [one["requestId"] for one in said] == [event.id for event in reversed(events)]
     said = (await get(gateway, f"{BASE}?status=retrying&limit=1"))["invocations"]
@@ -288,7 +290,7 @@ async def test_names_that_are_none_are_400_and_unknown_functions_404(gateway, qu
     said = await get(gateway, "/v1/namespaces/default/functions/nobody/async", 404)
     assert said["Message"] == "Function not found: there is no Function 'nobody' in namespace 'default'"
     gone = Lane(Kind.INVOCATION, "default", "gone")
-    await queue.put(an_event(lane=gone))
+    await queue.enqueue(an_event(lane=gone))
     said = await get(gateway, "/v1/namespaces/default/functions/gone/async")
     assert len(said["invocations"]) == 1, "of a deleted function, what is left"
 
@@ -298,8 +300,8 @@ async def test_names_that_are_none_are_400_and_unknown_functions_404(gateway, qu
 
 async def test_a_redriven_event_starts_afresh_under_an_id_of_its_own(gateway, queue):
     old = an_event(age=7200, attributes={"x-amzn-trace-id": "Root=1-2-3"})
-    await queue.save(a_record(old, Status.FAILED, attempts=3))
-    await queue.bury(a_death(old))
+    await queue.save_record(a_record(old, Status.FAILED, attempts=3))
+    await queue.dead_letter(a_death(old))
     before = time.time()
     said = await post(gateway, f"{BASE}/redrive", {"requestIds": [old.id, "nonsense"]})
     new_id = status.redriven_id(old.id)
@@ -318,15 +320,15 @@ async def test_a_redriven_event_starts_afresh_under_an_id_of_its_own(gateway, qu
 
 async def test_a_redrive_that_was_interrupted_can_be_repeated(gateway, queue, monkeypatch):
     old = an_event()
-    await queue.bury(a_death(old))
-    unbury = queue.unbury
+    await queue.dead_letter(a_death(old))
+    unbury = queue.delete_dead_event
 
     async def away(*args):
         raise QueueUnavailable("gone")
 
-    monkeypatch.setattr(queue, "unbury", away)
+    monkeypatch.setattr(queue, "delete_dead_event", away)
     await post(gateway, f"{BASE}/redrive", {"requestIds": [old.id]}, 503)
-    monkeypatch.setattr(queue, "unbury", unbury)
+    monkeypatch.setattr(queue, "delete_dead_event", unbury)
     said = await post(gateway, f"{BASE}/redrive", {"all": True})
     assert len(said["redriven"]) == 1
     assert len(await events_in(queue)) == 1
@@ -336,9 +338,9 @@ async def test_all_of_the_dead_letter_deliveries_too(gateway, queue):
     events = [an_event() for _ in range(40)]
     delivery = an_event(lane=DELIVERIES, attributes={"destination": '{"http": {"url": "http://x"}}'})
     for event in (*events, delivery):
-        await queue.bury(a_death(event))
+        await queue.dead_letter(a_death(event))
     later = an_event()
-    await queue.bury(a_death(later, died_at=time.time() + 60))
+    await queue.dead_letter(a_death(later, died_at=time.time() + 60))
     assert {one["requestId"] for one in (await get(gateway, BASE))["invocations"] if one.get("delivery")} == {
         delivery.id
     }
@@ -356,7 +358,7 @@ async def test_a_redriven_delivery_goes_to_where_its_function_says_now(gateway, 
         return {"destination": json.dumps({"http": {"url": url}}), "purpose": "onSuccess"}
 
     lost = an_event(lane=DELIVERIES, attributes=destination("http://wrong"))
-    await queue.bury(a_death(lost))
+    await queue.dead_letter(a_death(lost))
     mended = {"onSuccess": {"http": {"url": "http://right"}}}
     gateway.sink.put_function(tools.function(**{"async": mended}))
     await post(gateway, f"{BASE}/redrive", {"requestIds": [lost.id]})
@@ -367,7 +369,7 @@ async def test_a_redriven_delivery_goes_to_where_its_function_says_now(gateway, 
 async def test_a_long_redrive_is_done_in_steps(gateway, queue, monkeypatch):
     monkeypatch.setattr(steering, "MOST_AT_ONCE", 16)
     for _ in range(20):
-        await queue.bury(a_death(an_event()))
+        await queue.dead_letter(a_death(an_event()))
     first = await post(gateway, f"{BASE}/redrive", {"all": True})
     assert (len(first["redriven"]), first["more"]) == (16, True)
     second = await post(gateway, f"{BASE}/redrive", {"all": True, "until": first["until"]})
@@ -415,9 +417,9 @@ async def purge(gateway, query="", wanted=200):
 
 async def test_purge_drops_what_waits_or_the_dead_letter(gateway, queue):
     for _ in range(3):
-        await queue.put(an_event())
+        await queue.enqueue(an_event())
     for _ in range(20):
-        await queue.bury(a_death(an_event()))
+        await queue.dead_letter(a_death(an_event()))
     assert await purge(gateway) == {"purged": 3, "more": False}
     assert await purge(gateway) == {"purged": 0, "more": False}
     assert len(await queue.dead_events("default", "hello", limit=100)) == 20

@@ -70,7 +70,7 @@ async def record_of(run, request_id, condition, function="hello") -> Record:
 
 async def dead(run, request_id, function="hello"):
     async def ask():
-        return await run.gateway.events.queue.dead("default", function, request_id)
+        return await run.gateway.events.queue.dead_event("default", function, request_id)
 
     return await until(ask, f"{request_id} in the dead letter")
 
@@ -271,10 +271,12 @@ async def test_an_event_of_a_gateway_that_died_is_not_run_again(asynchronous, to
         queue = run.gateway.events.queue
         now = time.time()
         for name in ("answered", "ended", "retried"):
-            await queue.put(Event(name, LANE, b"{}", now))
-        leases = {lease.event.id: lease for lease in await queue.take(LANE, 3, 0)}
-        await queue.save(Record("default", "hello", "ended", Status.SUCCEEDED, now, now, attempts=1, result="1"))
-        await queue.save(Record("default", "hello", "retried", Status.RETRYING, now, now, attempts=1, hand_outs=1))
+            await queue.enqueue(Event(name, LANE, b"{}", now))
+        leases = {lease.event.id: lease for lease in await queue.receive(LANE, 3, 0)}
+        await queue.save_record(Record("default", "hello", "ended", Status.SUCCEEDED, now, now, attempts=1, result="1"))
+        await queue.save_record(
+            Record("default", "hello", "retried", Status.RETRYING, now, now, attempts=1, receive_count=1)
+        )
         assert len(leases) == 3  # and they run out, as a dead gateway's do
         script = Script(tools, tools.response(b'"run"'))
         script.kept["answered/1"] = tools.response(b'"kept"', headers={"kappa-request-id": "answered"})
@@ -294,8 +296,8 @@ async def test_an_answer_that_was_seen_to_while_the_pods_were_asked_is_not_run_f
         queue = run.gateway.events.queue
         now = time.time()
         for name in ("ended", "failed"):
-            await queue.put(Event(name, LANE, b"{}", now))
-        assert len(await queue.take(LANE, 2, 0)) == 2
+            await queue.enqueue(Event(name, LANE, b"{}", now))
+        assert len(await queue.receive(LANE, 2, 0)) == 2
         meanwhile = {
             "ended/1": Record("default", "hello", "ended", Status.SUCCEEDED, now, now, attempts=1, result="1"),
             "failed/1": Record("default", "hello", "failed", Status.RETRYING, now, now, attempts=1, next_attempt=now),
@@ -304,7 +306,7 @@ async def test_an_answer_that_was_seen_to_while_the_pods_were_asked_is_not_run_f
 
         async def forgotten(request):
             if request.method == "GET" and (record := meanwhile.pop(request.target.removeprefix("/kept/"), None)):
-                await queue.save(record)
+                await queue.save_record(record)
             return await script(request)
 
         await run.add_pod(forgotten)
@@ -326,17 +328,17 @@ async def test_a_lease_that_runs_out_in_the_gateways_own_hand_waits_for_the_firs
 
     async with asynchronous(queue_lease=0.5) as run:
         queue = run.gateway.events.queue
-        real_take, handed_out = queue.take, []
+        real_take, handed_out = queue.receive, []
 
         async def extend(leases):
             raise QueueUnavailable("the heartbeats come too late")
 
         async def take(lane, count, wait):
             leases = await real_take(lane, count, wait)
-            handed_out.extend(lease.hand_outs for lease in leases)
+            handed_out.extend(lease.receive_count for lease in leases)
             return leases
 
-        queue.extend, queue.take = extend, take
+        queue.extend, queue.receive = extend, take
         script = Script(tools, on_its_way)
         await run.add_pod(script, concurrency=5)
         request_id = await send(run)
@@ -364,7 +366,7 @@ async def test_a_run_that_takes_longer_than_the_lease_stays_in_one_hand(asynchro
         await run.add_pod(script)
         request_id = await send(run)
         await record_of(run, request_id, lambda record: record.status is Status.RUNNING)  # comes after two leases
-        other = await run.gateway.events.queue.take(LANE, 1, 0.7)
+        other = await run.gateway.events.queue.receive(LANE, 1, 0.7)
         assert other == []
         gate.set()
         assert (await final_record(run, request_id)).result == '"slow"'
@@ -401,7 +403,7 @@ async def test_an_event_waits_for_its_function(asynchronous, tools):
 
 async def test_what_waited_for_its_function_for_too_long_is_buried(asynchronous):
     async with asynchronous([]) as run:
-        await run.gateway.events.queue.put(Event("orphan", LANE, b"{}", time.time() - 6 * 3600 - 1))
+        await run.gateway.events.queue.enqueue(Event("orphan", LANE, b"{}", time.time() - 6 * 3600 - 1))
         assert (await dead(run, "orphan")).condition is Condition.EVENT_AGE_EXCEEDED
         await lanes_are_empty(run)
 
@@ -555,7 +557,7 @@ async def test_callers_are_served_beside_a_backlog(asynchronous, tools):
         await run.add_pod(work)
         queue = run.gateway.events.queue
         for n in range(300):
-            await queue.put(Event(f"e{n}", LANE, b"{}", time.time()))
+            await queue.enqueue(Event(f"e{n}", LANE, b"{}", time.time()))
         await tools.eventually(lambda: run.gateway.events.is_running("e10"))
         begun = time.monotonic()
         for _ in range(5):
@@ -605,7 +607,7 @@ async def test_while_the_queue_is_away_events_stay_in_hand_and_are_seen_to_after
         request_id = await send(run)
         await tools.eventually(lambda: pod.requests)
         queue = run.gateway.events.queue
-        real = {name: getattr(queue, name) for name in ("save", "done", "take", "lanes", "extend", "put")}
+        real = {name: getattr(queue, name) for name in ("save_record", "ack", "receive", "lanes", "extend", "enqueue")}
         refused = []
 
         async def away(*args, **kwargs):
@@ -632,7 +634,7 @@ async def test_in_a_full_queue_success_makes_room_and_nothing_is_run_again(async
     script = Script(tools, tools.response(b'"done"'))
     async with asynchronous() as run:
         queue = run.gateway.events.queue
-        save, done = queue.save, queue.done
+        save, done = queue.save_record, queue.ack
         steps = []
 
         async def save_if_there_is_room(record):
@@ -646,8 +648,8 @@ async def test_in_a_full_queue_success_makes_room_and_nothing_is_run_again(async
             await done(lease)
             steps.append("done")
 
-        monkeypatch.setattr(queue, "save", save_if_there_is_room)
-        monkeypatch.setattr(queue, "done", note_done)
+        monkeypatch.setattr(queue, "save_record", save_if_there_is_room)
+        monkeypatch.setattr(queue, "ack", note_done)
         await run.add_pod(script)
         request_id = await send(run)
         assert (await final_record(run, request_id)).result == '"done"'
@@ -661,7 +663,7 @@ async def test_in_a_full_queue_a_failed_event_waits_for_room_in_the_dead_letter(
     script = Script(tools, failure(tools))
     async with asynchronous() as run:
         queue = run.gateway.events.queue
-        bury, save = queue.bury, queue.save
+        bury, save = queue.dead_letter, queue.save_record
         full = {"save": 3, "bury": 3}
 
         async def bury_if_there_is_room(event):
@@ -676,8 +678,8 @@ async def test_in_a_full_queue_a_failed_event_waits_for_room_in_the_dead_letter(
                 raise QueueFull("the disk is full")
             await save(record)
 
-        monkeypatch.setattr(queue, "bury", bury_if_there_is_room)
-        monkeypatch.setattr(queue, "save", save_if_there_is_room)
+        monkeypatch.setattr(queue, "dead_letter", bury_if_there_is_room)
+        monkeypatch.setattr(queue, "save_record", save_if_there_is_room)
         await run.add_pod(script)
         request_id = await send(run)
         assert (await final_record(run, request_id)).status is Status.FAILED
@@ -691,7 +693,7 @@ async def test_a_bug_ends_neither_the_gateway_nor_the_lane(asynchronous, tools, 
     async with asynchronous() as run:
         await run.add_pod()
         events = run.gateway.events
-        real = events.queue.take
+        real = events.queue.receive
         calls = []
 
         async def broken(lane, count, wait):
@@ -700,7 +702,7 @@ async def test_a_bug_ends_neither_the_gateway_nor_the_lane(asynchronous, tools, 
                 raise RuntimeError("a bug")
             return await real(lane, count, wait)
 
-        monkeypatch.setattr(events.queue, "take", broken)
+        monkeypatch.setattr(events.queue, "receive", broken)
         request_id = await send(run)
         assert (await final_record(run, request_id)).status is Status.SUCCEEDED
         assert len(calls) > 1

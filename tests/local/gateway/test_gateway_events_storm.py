@@ -14,7 +14,7 @@ from kappa_gateway.queue.protocol import QueueUnavailable
 
 EVENTS = 150
 FUNCTIONS = ("a", "b", "c")
-TROUBLED = ("take", "save", "done", "retry", "extend", "lanes", "record", "bury", "put")
+TROUBLED = ("receive", "save_record", "ack", "nack", "extend", "lanes", "record", "dead_letter", "enqueue")
 
 
 class Pod:
@@ -67,7 +67,7 @@ def trouble(queue, die):
             if fate < 0.05:
                 raise QueueUnavailable("before")
             result = await real(*args, **kwargs)
-            if fate > 0.97 and real.__name__ not in ("take", "put"):
+            if fate > 0.97 and real.__name__ not in ("receive", "enqueue"):
                 raise QueueUnavailable("after")
             return result
 

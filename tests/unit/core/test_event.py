@@ -154,7 +154,7 @@ records = st.builds(
     updated_at=st.floats(min_value=0, max_value=1e10),
     attempts=st.integers(0, 10),
     postponements=st.integers(0, 10),
-    hand_outs=st.integers(0, 10),
+    receive_count=st.integers(0, 10),
     next_attempt=st.none() | st.floats(min_value=0, max_value=1e10),
     result=st.none() | st.text(),
     result_truncated=st.booleans(),

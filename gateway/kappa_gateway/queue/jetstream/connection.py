@@ -1,29 +1,29 @@
-"""The connection to NATS, made again for ever. Each one is a `Link` of its own: nothing is carried over but what is asked again."""
+"""The connection to NATS, reopened for ever. Each one is a new `Link`; only requests that are repeated survive one."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeVar
 
-from nats.aio.msg import Msg
 from nats.errors import Error
 
 from kappa_core.errors import KappaError
-from kappa_gateway.queue.jetstream.client import address
-from kappa_gateway.queue.jetstream.link import Link, LinkBroken, NoAnswer, NoResponders, open_link, unavailable
+from kappa_gateway.queue.jetstream.link import Link, LinkBroken, NoAnswer, open_link, unavailable
+from kappa_gateway.queue.jetstream.options import address
 from kappa_gateway.queue.protocol import QueueMisconfigured, QueueUnavailable
 from kappa_gateway.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
-"""Seconds between two tries to connect."""
+"""Seconds between two attempts to connect."""
 
 
 class Connection:
     def __init__(self, settings: Settings, prepare: Callable[[Link], Awaitable[None]]) -> None:
-        """`prepare` makes what is needed over a new link before anybody may use it. It raises `QueueMisconfigured`."""
+        """`prepare` creates over a new link what is needed before others may use it. It raises `QueueMisconfigured`."""
         self._settings: Final = settings
         self._prepare: Final = prepare
         self.address: Final = address(settings)
@@ -35,7 +35,7 @@ class Connection:
         self._trouble = "not connected yet"
 
     async def open(self) -> None:
-        """Returns once it was tried, and goes on trying. Raises `QueueMisconfigured` where the first try says so."""
+        """Returns after the first attempt, and goes on trying. Raises `QueueMisconfigured` where the first attempt does."""
         self._first = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(), name="queue connection")
         await asyncio.wait([self._first], timeout=self._settings.queue_timeout)
@@ -66,34 +66,22 @@ class Connection:
                 raise self.unavailable() from None
         return self.link
 
-    async def ask(
-        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, *, deadline: float
-    ) -> Msg:
-        """The answer. Asks again over the next link when one breaks, so it is for what may be repeated.
+    async def run(self, operation: Callable[[Link], Awaitable[T]], *, deadline: float) -> T:
+        """Repeats `operation` over the next link when one breaks, so it is for what may happen twice.
 
-        Raises `NoResponders`, `QueueUnavailable`.
+        Raises what `operation` raises, and `QueueUnavailable` at the deadline.
         """
         while True:
             link = await self.connected(deadline)
             try:
-                return await link.ask(subject, payload, headers, deadline=deadline)
+                return await operation(link)
             except LinkBroken:
                 self.gone(link)
             except NoAnswer as error:
-                raise self.unavailable(f"{error} in time") from error
-
-    async def send(self, subject: str, payload: bytes = b"", *, deadline: float) -> None:
-        """Raises `QueueUnavailable`."""
-        while True:
-            link = await self.connected(deadline)
-            try:
-                await link.send(subject, payload)
-                return
-            except LinkBroken:
-                self.gone(link)
+                raise self.unavailable(str(error)) from error
 
     def gone(self, link: Link) -> None:
-        """A link that failed is not used again."""
+        """Do not use this link again: it failed."""
         link.broken.set()
         if self.link is link:
             self.link = None
@@ -111,9 +99,9 @@ class Connection:
                 await link.watch()
                 self._trouble = link.trouble
                 logger.warning("the connection to the queue at %s broke: %s", self.address, link.trouble)
-            except (KappaError, Error, OSError, LinkBroken, NoAnswer, NoResponders) as error:
+            except (KappaError, Error, OSError) as error:
                 self._failed(error)
-            except Exception as error:  # nats-py lets through whatever a strange server makes it stumble over
+            except Exception as error:  # nats-py lets any error through that a strange server causes in it
                 logger.exception("the connection to the queue at %s failed", self.address)
                 self._failed(error)
             finally:

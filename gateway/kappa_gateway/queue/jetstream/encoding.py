@@ -24,7 +24,7 @@ def header_bytes(headers: dict[str, str]) -> int:
 
 
 def event_headers(event: Event, *, again: bool = False) -> dict[str, str]:
-    """`again`: an earlier try to put it may have succeeded, so somebody may have run it already."""
+    """`again`: an earlier try to enqueue it may have succeeded, so a gateway may have run it already."""
     head: dict[str, Any] = {"at": event.received_at}
     if event.attributes:
         head["attributes"] = event.attributes
@@ -36,7 +36,7 @@ def event_headers(event: Event, *, again: bool = False) -> dict[str, str]:
 
 
 def decode_event(lane: Lane, event_id: str, headers: dict[str, str] | None, payload: bytes) -> tuple[Event, bool]:
-    """The event, and whether it was put `again`. Raises `ValueError` for what no gateway put there."""
+    """The event, and whether it was enqueued `again`. Raises `ValueError` for messages of others."""
     try:
         head = json.loads((headers or {})[EVENT_HEADER])
         return _event(lane, event_id, head, payload), bool(head.get("again"))
@@ -76,7 +76,7 @@ def dead_headers(dead: DeadEvent) -> dict[str, str]:
 def decode_dead(
     namespace: str, function: str, event_id: str, headers: dict[str, str] | None, payload: bytes
 ) -> DeadEvent:
-    """Raises `ValueError` for what no gateway put there."""
+    """Raises `ValueError` for messages of others."""
     try:
         head = json.loads((headers or {})[DEAD_HEADER])
         return DeadEvent(
@@ -90,9 +90,3 @@ def decode_dead(
         raise ValueError(
             f"not a dead event: {error!r} in the message {event_id!r} of {namespace}/{function}"
         ) from error
-
-
-def parse_headers(block: bytes) -> dict[str, str]:
-    """A message's header block as the server keeps it (`NATS/1.0`, then a line each)."""
-    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
-    return {name.strip(): value.strip() for name, found, value in (line.partition(":") for line in lines) if found}

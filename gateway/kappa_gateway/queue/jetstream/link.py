@@ -1,43 +1,57 @@
-"""One live connection to NATS: questions and their answers, by token through one inbox. When it breaks, all fails at once."""
+"""One live connection to NATS: nats-py's client, with requests that fail at once when the connection breaks.
+
+nats-py's own `request` waits for its whole timeout when the connection breaks or the server denies the subject, and its
+`close` waits for a peer that does not read. Its JetStream manager goes through `request`, so overriding that is enough.
+"""
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import re
 import secrets
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
+from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error
+from nats.errors import Error, NoRespondersError
+from nats.errors import TimeoutError as NatsTimeoutError
 
-from kappa_gateway.queue.jetstream.client import NatsClient, address, connect
+from kappa_gateway.queue.jetstream.options import address, client_options, wants_tls
 from kappa_gateway.queue.protocol import QueueMisconfigured, QueueUnavailable
 from kappa_gateway.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 REFUSALS: Final = 5
-"""Tries until a server that only closes the connection is believed to give no reason."""
+"""Attempts after which a server that only closes the connection is taken to give no reason."""
 HEARTBEAT: Final = 2.0
-"""Seconds between two looks whether the server still answers."""
+"""Seconds between two checks that the server still answers."""
 MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
 ACK_PREFIX: Final = "$JS.ACK."
 NAK: Final = b"-NAK"
+_NO_RESPONDERS: Final = "503"
 _DENIED: Final = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
 
-class LinkBroken(Exception):
+class LinkBroken(Error):
     """The connection broke before the answer came: what was asked may have happened."""
 
 
-class NoAnswer(Exception):
+class NoAnswer(NatsTimeoutError):
     """The answer did not come in time: what was asked may have happened."""
 
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        self.subject = subject
 
-class NoResponders(Exception):
-    """Nobody listens to the subject: no such stream or consumer, or it has no leader now."""
+    def __str__(self) -> str:
+        return f"no answer to {self.subject} in time"
+
+
+class TlsRefused(Error):
+    """Raised before credentials would go over a plain connection."""
 
 
 class Denied(QueueUnavailable):
@@ -47,15 +61,15 @@ class Denied(QueueUnavailable):
 def unavailable(settings: Settings, what: str) -> QueueUnavailable:
     return QueueUnavailable(
         f"the queue of asynchronous invocations at {address(settings)} cannot be used now ({what}): try again; "
-        "if it lasts, see whether a NATS server with JetStream runs where KAPPA_GATEWAY_QUEUE_URL says"
+        "if it lasts, check that a NATS server with JetStream runs where KAPPA_GATEWAY_QUEUE_URL says"
     )
 
 
-class Link:
-    """Make one with `open_link`."""
+class Link(Client):
+    """Create one with `open_link`. It is never reconnected: `Connection` opens the next one."""
 
     def __init__(self, settings: Settings) -> None:
-        self.client: NatsClient
+        super().__init__()
         self.id: Final = secrets.token_hex(16)
         self.remembers_since = 0
         """See `memory`."""
@@ -63,96 +77,83 @@ class Link:
         self.broken: Final = asyncio.Event()
         self.trouble = "the server closed the connection"
         self._settings: Final = settings
+        self.js: Final = self.jetstream()
         self._inbox = ""
-        self._tokens: Final = itertools.count()
-        self._answers: Final[dict[str, tuple[asyncio.Future[Msg], str]]] = {}
+        self._request_number = 0
+        self._requests: Final[dict[str, tuple[asyncio.Future[Msg], str]]] = {}
         self._listeners: Final[set[Listener]] = set()
         self._idle: Final[list[Listener]] = []
 
     @property
-    def max_payload(self) -> int:
-        """The server's, in bytes, headers included."""
-        return self.client.max_payload
-
-    @property
     def server_id(self) -> str:
         """Another one after each start of the server."""
-        return str(self.client.server_info["server_id"])
+        return str(self._server_info["server_id"])
 
     @property
     def clustered(self) -> bool:
-        return bool(self.client.server_info.get("cluster"))
+        return bool(self._server_info.get("cluster"))
 
-    async def ask(
-        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, *, deadline: float
+    async def run(self, operation: Callable[["Link"], Awaitable[T]], *, deadline: float) -> T:
+        """`operation` over this link; `Connection.run` repeats it over the next one."""
+        return await operation(self)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
     ) -> Msg:
-        """The answer. `deadline` is loop time. Raises `LinkBroken`, `NoAnswer`, `NoResponders`, `QueueUnavailable`."""
+        """The answer. Raises `LinkBroken`, `NoAnswer`, nats-py's `NoRespondersError`, and `QueueUnavailable`."""
         loop = asyncio.get_running_loop()
-        token = f"r{next(self._tokens)}"
+        token = f"r{self._request_number}"
+        self._request_number += 1
         answer: asyncio.Future[Msg] = loop.create_future()
         # Not `asyncio.timeout`: nats-py may swallow the cancellation that it works with.
-        timer = loop.call_at(deadline, _fail, answer, NoAnswer(f"no answer to {subject}"))
-        self._answers[token] = (answer, subject)
+        timer = loop.call_later(timeout, _fail, answer, NoAnswer(subject))
+        self._requests[token] = (answer, subject)
         try:
             await self.send(subject, payload, self._inbox + token, headers)
             message = await answer
         finally:
             timer.cancel()
-            del self._answers[token]
-        if message.headers is not None and not message.data and message.headers.get("Status") == "503":
-            raise NoResponders(subject)
+            del self._requests[token]
+        if message.headers is not None and not message.data and message.headers.get("Status") == _NO_RESPONDERS:
+            raise NoRespondersError
         return message
 
     async def send(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
-        """Hand it over, and hear no more of it. Raises `LinkBroken`, `QueueUnavailable`."""
-        if self.client.pending_data_size > MAX_UNSENT_BYTES:
+        """Publish without waiting for anything. Raises `LinkBroken`, `QueueUnavailable`."""
+        if self.broken.is_set():
+            raise LinkBroken(self.trouble)
+        if self.pending_data_size > MAX_UNSENT_BYTES:
             raise unavailable(self._settings, "it takes data slower than this gateway sends it")
         try:
             # Never waits: without a pending size, nats-py only adds to what its flusher writes.
-            await self.client.publish(subject, payload, reply, headers)
+            await self.publish(subject, payload, reply, headers)
         except (Error, OSError) as error:
             raise LinkBroken(str(error)) from error
 
-    async def flush(self, deadline: float) -> None:
-        """The server has seen all that was sent before. Raises `LinkBroken`, `NoAnswer`."""
-        if not await self._pong(deadline - asyncio.get_running_loop().time()):
-            raise NoAnswer(self.trouble) if not self.broken.is_set() else LinkBroken(self.trouble)
-
     async def listen(self, deliver: Callable[[Msg | None], None]) -> "Listener":
-        """Messages to the listener's subject go to `deliver`; None says that the link broke. End it with `forget`.
+        """Messages to the listener's subject go to `deliver`; None says that the link broke. End it with `release`.
 
-        Stored messages keep their own subject when they are delivered, so each pull needs a subscription: they are used
-        again and again. Raises `LinkBroken`.
+        Stored messages keep their own subject when they are delivered, so each pull needs a subscription. Subscriptions
+        are reused. Raises `LinkBroken`.
         """
         if self._idle:
             listener = self._idle.pop()
         else:
-            listener = Listener(self, self.client.new_inbox())
-            try:
-                await self.client.subscribe(
-                    listener.subject, cb=listener.receive, pending_msgs_limit=0, pending_bytes_limit=0
-                )
-            except (Error, OSError) as error:
-                raise LinkBroken(str(error)) from error
+            listener = Listener(self, self.new_inbox())
+            await self._subscribe(listener.subject, listener.receive)
         listener.deliver = deliver
         self._listeners.add(listener)
         return listener
 
-    async def subscribe(self, subject: str, deliver: Callable[[Msg], None]) -> None:
-        """For as long as the link lives. Raises `LinkBroken`."""
-
-        async def receive(message: Msg) -> None:
-            deliver(message)
-
-        try:
-            await self.client.subscribe(subject, cb=receive)
-        except (Error, OSError) as error:
-            raise LinkBroken(str(error)) from error
-
-    def forget(self, listener: "Listener", *, for_seconds: float) -> None:
-        """It may still get messages so long: they are handed back, and only then it is used again."""
+    def release(self, listener: "Listener", *, for_seconds: float) -> None:
+        """Messages may still arrive for so long: they are returned to the queue, and only then is the listener reused."""
         listener.deliver = None
         self._listeners.discard(listener)
         if for_seconds > 0:
@@ -161,61 +162,94 @@ class Link:
             self._idle.append(listener)
 
     async def watch(self) -> None:
-        """Returns when the link is of no more use; `trouble` says why."""
-        while self.client.reading and not self.broken.is_set():
+        """Returns when the link is broken; `trouble` says why."""
+        while self.is_connected and not self.broken.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT):
                     await self.broken.wait()
                 return
-            if not await self._pong(self._settings.queue_timeout):
+            try:
+                await self.ping(self._settings.queue_timeout)
+            except Error as error:
+                self.trouble = str(error)
                 return
 
-    async def end(self) -> None:
-        """Fail what is under way, and close."""
-        self.broken.set()
-        for answer, _ in list(self._answers.values()):
-            _fail(answer, LinkBroken(self.trouble))
-        for listener in list(self._listeners):
-            if listener.deliver is not None:
-                listener.deliver(None)
-        await self.client.discard()
+    async def ping(self, timeout: float) -> None:
+        """Returns when the server has answered, and so has read all that was sent before. Raises `LinkBroken`, `NoAnswer`.
 
-    async def _pong(self, timeout: float) -> bool:
-        """Whether the server answers a ping. With a deadline of our own: nats-py's outlasts a connection that ends meanwhile."""
-        end, pong = asyncio.create_task(self.broken.wait()), asyncio.create_task(self.client.rtt(3600))
+        With a timeout of our own: nats-py's outlasts a connection that ends meanwhile.
+        """
+        end, pong = asyncio.create_task(self.broken.wait()), asyncio.create_task(self.rtt(3600))
         try:
             await asyncio.wait([end, pong], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if end.done():
-                return False
+                raise LinkBroken(self.trouble)
             if not pong.done():
-                self.trouble = f"the server did not answer within {timeout:.3g} s"
-                return False
+                raise NoAnswer("a ping")
             pong.result()
-            return True
-        except (Error, OSError) as error:
-            self.trouble = str(error)
-            return False
+        except OSError as error:
+            raise LinkBroken(str(error)) from error
         finally:
             end.cancel()
             pong.cancel()
             await asyncio.wait([end, pong], timeout=1.0)
 
-    async def start(self, last_error: list[Exception]) -> None:
+    async def end(self) -> None:
+        """Fail all that waits, and close. Leaves nothing behind, and does not wait for a peer that does not read."""
+        self.broken.set()
+        for answer, _ in list(self._requests.values()):
+            _fail(answer, LinkBroken(self.trouble))
+        for listener in list(self._listeners):
+            if listener.deliver is not None:
+                listener.deliver(None)
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()
+        if self._reading_task is None:
+            return  # it was never connected
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):
+                await self.close()
+        for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task], timeout=1.0)
+                if task.done() and not task.cancelled():
+                    task.exception()
+
+    async def start(self) -> None:
+        """Connect. Raises nats-py's and system errors, and `QueueMisconfigured`."""
+        failures: list[Exception] = []
+
         async def on_error(error: Exception) -> None:
-            last_error[:] = [error]
+            failures[:] = [error]
             self._on_error(error)
 
         async def on_closed() -> None:
             self.broken.set()
 
-        self.client = await connect(self._settings, on_error=on_error, on_closed=on_closed)
-        self._inbox = self.client.new_inbox() + "."
-        # No limits: what comes here was asked for, and nats-py would drop what is beyond them.
-        await self.client.subscribe(self._inbox + "*", cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0)
+        try:
+            await self.connect(
+                **client_options(self._settings), error_cb=on_error, disconnected_cb=on_closed, closed_cb=on_closed
+            )
+            self._inbox = self.new_inbox() + "."
+            await self._subscribe(self._inbox + "*", self._on_answer)
+        except BaseException as error:
+            await self.end()
+            # "No servers" says less than what the last server did.
+            cause = failures[0] if failures and isinstance(error, Error) else error
+            raise cause from None
 
-    async def _receive(self, message: Msg) -> None:
-        token = message.subject[len(self._inbox) :]
-        waiting = self._answers.get(token)
+    async def _subscribe(self, subject: str, receive: Callable[[Msg], Any]) -> None:
+        try:
+            # No limits: these messages were asked for, and nats-py would drop what is beyond them.
+            await self.subscribe(subject, cb=receive, pending_msgs_limit=0, pending_bytes_limit=0)
+        except (Error, OSError) as error:
+            raise LinkBroken(str(error)) from error
+
+    async def _on_answer(self, message: Msg) -> None:
+        waiting = self._requests.get(message.subject[len(self._inbox) :])
         if waiting is not None and not waiting[0].done():
             waiting[0].set_result(message)
 
@@ -225,17 +259,24 @@ class Link:
             logger.debug("from the queue at %s: %s", address(self._settings), error)
             self.trouble = str(error) or self.trouble
             return
-        # nats-py hands on the server's words in lower case.
+        # nats-py passes the server's words on in lower case.
         verb, subject = denied.groups()
-        logger.error("the queue at %s refuses its user: %s", address(self._settings), error)
-        told = Denied(
-            f"the queue at {address(self._settings)} refuses its user the right to "
+        logger.error("the queue at %s denies its user a right: %s", address(self._settings), error)
+        failure = Denied(
+            f"the queue at {address(self._settings)} denies its user the right to "
             f"{'publish to' if verb == 'publish' else 'subscribe to'} {subject}: it needs $JS.API.>, $JS.ACK.>, "
             f"{self._settings.queue_prefix}.> and the subjects of destinations to publish, _INBOX.> to subscribe"
         )
-        for answer, asked in list(self._answers.values()):
+        for answer, asked in list(self._requests.values()):
             if asked.lower() == subject or (verb == "subscription" and self._inbox.lower() in subject):
-                _fail(answer, told)
+                _fail(answer, failure)
+
+    def _connect_command(self) -> bytes:
+        # nats-py begins TLS only where the server asks for it, whatever the URL's scheme says, and offers no other hook.
+        if wants_tls(self._settings) and not self._server_info.get("tls_required"):
+            raise TlsRefused("the server offers no TLS, and tls:// or a certificate is set")
+        command: bytes = super()._connect_command()
+        return command
 
 
 class Listener:
@@ -250,34 +291,30 @@ class Listener:
         if self.deliver is not None:
             self.deliver(message)
         elif message.reply.startswith(ACK_PREFIX):
-            # An event for a `take` that is over: back with it, for whoever asks next.
+            # An event for a `receive` that is over: return it to the queue for the next one.
             with contextlib.suppress(LinkBroken, QueueUnavailable):
                 await self._link.send(message.reply, NAK)
 
 
 async def open_link(settings: Settings) -> Link:
-    """Raises `QueueMisconfigured`, nats-py's and system errors."""
-    for _ in range(REFUSALS - 1):
-        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            # A server that refuses closes at once, and its reason can get lost then: it is heard the next time.
-            return await _open_link(settings)
-    return await _open_link(settings)
-
-
-async def _open_link(settings: Settings) -> Link:
-    link, last_error = Link(settings), list[Exception]()
-    try:
-        await link.start(last_error)
-    except Error as error:
-        # "No servers" says less than what the last server did.
-        cause = last_error[0] if last_error else error
-        if "authorization violation" in str(cause).lower():
-            raise QueueMisconfigured(
-                f"the NATS server at {address(settings)} does not accept the queue's credentials: check "
-                "KAPPA_GATEWAY_QUEUE_USER and _PASSWORD, _TOKEN, or _CREDENTIALS_FILE"
-            ) from None
-        raise cause from None
-    return link
+    """Tries each server once. Raises `QueueMisconfigured`, nats-py's and system errors."""
+    for attempt in range(REFUSALS):
+        link = Link(settings)
+        try:
+            await link.start()
+            return link
+        except (ConnectionResetError, BrokenPipeError):
+            # A server that refuses closes at once, and its reason can get lost. It comes with a later attempt.
+            if attempt == REFUSALS - 1:
+                raise
+        except Error as error:
+            if "authorization violation" in str(error).lower():
+                raise QueueMisconfigured(
+                    f"the NATS server at {address(settings)} does not accept the queue's credentials: check "
+                    "KAPPA_GATEWAY_QUEUE_USER and _PASSWORD, _TOKEN, or _CREDENTIALS_FILE"
+                ) from None
+            raise
+    raise AssertionError("the last attempt returned or raised")
 
 
 def _fail(answer: "asyncio.Future[Msg]", error: Exception) -> None:

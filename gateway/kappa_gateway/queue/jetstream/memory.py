@@ -1,36 +1,40 @@
-"""Since when the server remembers what it handed out: what was stored later, and comes for the first time, is fresh.
+"""Since when the server remembers its deliveries: an event that was stored later, and is delivered first, is fresh.
 
-A server that dies forgets its last hand-outs. Its id is another after each start, so the time at which an id was first
-seen, noted in a stream by whichever gateway came first, is a time at which it ran already. In a cluster a consumer
-moves from server to server while connections last: there it is the time of this connection, and of each new leader.
-All times are the server's own: nanoseconds since the epoch.
+A server that crashes forgets its last deliveries. Its id is another after each start. The time at which the first gateway saw
+an id is noted in a stream; the server ran at that time already. In a cluster a consumer moves from server to server while
+connections last: there it is the time of this connection, and of each new leader.
+All times are the server's own: microseconds since the epoch.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from kappa_gateway.queue.jetstream.api import Api, ApiError
+from nats.js.api import Header
+from nats.js.errors import APIError
+
 from kappa_gateway.queue.jetstream.link import Link
+from kappa_gateway.queue.jetstream.management import Manager
 from kappa_gateway.queue.jetstream.names import Names
 
-_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _OTHERS_WERE_FIRST: Final = 10071
+ROUNDING: Final = 2
+"""Microseconds: nats-py reads nanoseconds through a float."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def remembers_since(link: Link, api: Api, names: Names, deadline: float) -> int:
-    """Raises what `Api` raises."""
+async def remembers_since(link: Link, manager: Manager, names: Names, timeout: float, deadline: float) -> int:
+    """Raises what nats-py's manager raises."""
     subject = names.mark(link.id if link.clustered else link.server_id)
     try:
-        await api.publish(subject, b"", {_EXPECTED: "0"}, deadline=deadline)
-    except ApiError as error:
+        expected = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: "0"}
+        await link.js.publish(subject, timeout=timeout, headers=expected)
+    except APIError as error:
         if error.err_code != _OTHERS_WERE_FIRST:
             raise
-    answer = await api.call(f"STREAM.MSG.GET.{names.progress}", {"last_by_subj": subject}, deadline=deadline)
-    return server_time(answer["message"]["time"])
+    message = await manager.call(lambda jsm: jsm.get_last_msg(names.progress, subject), deadline=deadline)
+    return server_time(message.time or _EPOCH)
 
 
-def server_time(text: str) -> int:
-    """Of RFC 3339, rounded up to microseconds."""
-    since = datetime.fromisoformat(text) - _EPOCH
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds + 1) * 1000
+def server_time(moment: datetime) -> int:
+    """Rounded up: it is later by up to `ROUNDING`."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) + ROUNDING

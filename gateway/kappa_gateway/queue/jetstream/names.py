@@ -9,7 +9,7 @@
 | `<prefix>_dead` | `<prefix>.dead.<namespace>.<function>.<id>` | the dead letter |
 
 Stream names may have no dots, and neither the prefix nor a namespace or a Function's name has an underscore, so names
-can be taken apart again.
+can be parsed.
 """
 
 import re
@@ -56,7 +56,7 @@ class Names:
 
     @property
     def all_subjects(self) -> str:
-        """What every stream of this prefix listens to a part of."""
+        """Covers the subjects of every stream of this prefix."""
         return f"{self.prefix}.>"
 
     def event(self, lane: Lane, event_id: str) -> str:
@@ -72,11 +72,11 @@ class Names:
     def in_progress(self, namespace: str, function: str, event_id: str | None) -> str:
         return self._subject("progress", namespace, function, event_id)
 
-    def buried(self, namespace: str, function: str, event_id: str | None) -> str:
+    def dead_event(self, namespace: str, function: str, event_id: str | None) -> str:
         return self._subject("dead", namespace, function, event_id)
 
     def mark(self, server_id: str) -> str:
-        """Where it is noted when a server was first seen, see `memory`."""
+        """Where the time is noted at which a server was first seen, see `memory`."""
         return f"{self.prefix}.server.{server_id}"
 
     def _subject(self, what: str, namespace: str, function: str, event_id: str | None) -> str:

@@ -1,14 +1,16 @@
-"""Putting messages into streams, again and again until it is certain or too late."""
+"""Storing messages in streams, repeated until the stream confirms it or time is up."""
 
 import asyncio
 from typing import Final
 
+from nats.js.api import PubAck, StreamConfig
+from nats.js.errors import APIError, NoStreamResponseError
+
 from kappa_core.errors import RequestTooLarge
-from kappa_gateway.queue.jetstream.api import PAUSE, Api, ApiError, parse
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import header_bytes
-from kappa_gateway.queue.jetstream.link import Link, LinkBroken, NoAnswer, NoResponders
-from kappa_gateway.queue.jetstream.streams import Config
+from kappa_gateway.queue.jetstream.link import Link, LinkBroken, NoAnswer
+from kappa_gateway.queue.jetstream.management import PAUSE, Manager, explain, has_no_space, is_temporary
 from kappa_gateway.queue.protocol import QueueFull, QueueMisconfigured
 from kappa_gateway.settings import Settings
 
@@ -28,12 +30,13 @@ class Publishing:
     def __init__(self, settings: Settings, connection: Connection) -> None:
         self._settings: Final = settings
         self._connection: Final = connection
-        self._api: Final = Api(connection, settings)
+        self._manager: Final = Manager(connection, settings)
 
-    async def store(self, config: Config, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Into a shared stream, which is made again if somebody deleted it, and where repeating does no harm. Raises `QueueFull`, `RequestTooLarge`, `QueueUnavailable`."""
+    async def store(self, config: StreamConfig, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Into a shared stream, which is created again if it was deleted, and where a repetition does no harm. Raises
+        `QueueFull`, `RequestTooLarge`, `QueueUnavailable`."""
         deadline = self._connection.deadline()
-        stream = config["name"]
+        stream = config.name or ""
         while True:
             link = await self._connection.connected(deadline)
             try:
@@ -42,33 +45,35 @@ class Publishing:
             except TryAgain as error:
                 await self.pause(error, deadline)
                 if not error.may_have_happened:
-                    await self._api.ensure_stream(config, deadline=deadline)
-            except ApiError as error:
+                    await self._manager.ensure_stream(config, deadline=deadline)
+            except APIError as error:
                 raise self.refused(stream, error) from error
 
     async def once(
         self, link: Link, stream: str, subject: str, payload: bytes, headers: dict[str, str], deadline: float
-    ) -> Config:
-        """One try: the stream's acknowledgement. Raises `TryAgain`, `ApiError`, `RequestTooLarge`, `QueueMisconfigured`, `QueueUnavailable`."""
+    ) -> PubAck:
+        """One try. Raises `TryAgain`, `APIError`, `RequestTooLarge`, `QueueMisconfigured`, `QueueUnavailable`."""
         self._check_size(link, payload, headers)
-        until = min(deadline, asyncio.get_running_loop().time() + TRY)
+        timeout = min(TRY, max(deadline - asyncio.get_running_loop().time(), 0.0))
         try:
-            answer = parse((await link.ask(subject, payload, headers or None, deadline=until)).data)
+            answer = await link.js.publish(subject, payload, timeout, headers=headers or None)
         except LinkBroken as error:
             self._connection.gone(link)
             raise TryAgain(str(error) or "the connection broke", may_have_happened=True) from error
         except NoAnswer as error:
             raise TryAgain(str(error), may_have_happened=True) from error
-        except NoResponders:
+        except NoStreamResponseError:
             raise TryAgain(f"stream {stream} is not there", may_have_happened=False) from None
-        except ApiError as error:
-            if error.temporary:
-                raise TryAgain(str(error), may_have_happened=True) from error
+        except APIError as error:
+            if is_temporary(error):
+                raise TryAgain(explain(error), may_have_happened=True) from error
             raise
-        if answer.get("stream") != stream:
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._connection.unavailable(f"no answer of JetStream to {subject}: {error!r}") from error
+        if answer.stream != stream:
             raise QueueMisconfigured(
-                f"stream {answer.get('stream')!r} at {self._connection.address} listens to {subject}, which is for stream "
-                f"{stream}: take it away from that stream, or set another KAPPA_GATEWAY_QUEUE_PREFIX"
+                f"stream {answer.stream!r} at {self._connection.address} listens to {subject}, which is for stream "
+                f"{stream}: remove it from that stream, or set another KAPPA_GATEWAY_QUEUE_PREFIX"
             )
         return answer
 
@@ -79,17 +84,17 @@ class Publishing:
         if self._connection.link is not None:
             await asyncio.sleep(PAUSE)
 
-    def refused(self, stream: str, error: ApiError) -> Exception:
-        """What to tell of a stream that said no."""
-        if error.no_space:
+    def refused(self, stream: str, error: APIError) -> Exception:
+        """The error for a stream that refused a message."""
+        if has_no_space(error):
             return QueueFull(
-                f"the queue is full: stream {stream} at {self._connection.address} takes no more ({error}); try again "
+                f"the queue is full: stream {stream} at {self._connection.address} takes no more ({explain(error)}); try again "
                 "later. What limits it is queue_max_bytes (KAPPA_GATEWAY_QUEUE_MAX_BYTES), or the server's storage"
             )
-        return self._connection.unavailable(f"stream {stream} refused: {error}")
+        return self._connection.unavailable(f"stream {stream} refused: {explain(error)}")
 
     def _check_size(self, link: Link, payload: bytes, headers: dict[str, str]) -> None:
-        # The server would close the connection, with all that is under way on it.
+        # The server would close the connection, with all requests that are under way on it.
         size = len(payload) + (header_bytes(headers) if headers else 0)
         if size > link.max_payload:
             raise RequestTooLarge(

@@ -9,30 +9,32 @@ import contextlib
 import json
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from nats.aio.msg import Msg
+from nats.js.errors import APIError, ServiceUnavailableError
 
 from kappa_core.errors import InvalidRequest
 from kappa_core.event import DeadEvent, Event, Lane, Record
-from kappa_gateway.queue.jetstream.api import Api, ApiError
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import event_headers
 from kappa_gateway.queue.jetstream.lanes import Lanes
 from kappa_gateway.queue.jetstream.leases import Leases
-from kappa_gateway.queue.jetstream.link import Denied, Link, NoResponders
+from kappa_gateway.queue.jetstream.link import Denied, Link
+from kappa_gateway.queue.jetstream.management import Manager, explain, is_second_of_subject, is_temporary
 from kappa_gateway.queue.jetstream.memory import remembers_since, server_time
 from kappa_gateway.queue.jetstream.names import Names
 from kappa_gateway.queue.jetstream.publisher import publish
 from kappa_gateway.queue.jetstream.publishing import Publishing, TryAgain
 from kappa_gateway.queue.jetstream.store import Store
 from kappa_gateway.queue.jetstream.streams import shared_streams
-from kappa_gateway.queue.protocol import LaneState, Lease, QueueMisconfigured
+from kappa_gateway.queue.protocol import EventLease, LaneState, QueueMisconfigured
 from kappa_gateway.settings import Settings
 
 CONSUMER_LEADERS: Final = "$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.>"
-LEADER_MARGIN: Final = 1_000_000_000
-"""Nanoseconds: servers of a cluster have clocks of their own."""
+LEADER_MARGIN: Final = 1_000_000
+"""Microseconds: servers of a cluster have clocks of their own."""
 logger = logging.getLogger(__name__)
 
 HEADER_RESERVE: Final = 32 * 1024
@@ -43,7 +45,7 @@ SMALLEST_EVENT: Final = 64 * 1024
 
 class JetStreamQueue:
     def __init__(self, settings: Settings) -> None:
-        self.lease: float = settings.queue_lease
+        self.lease_seconds: float = settings.queue_lease
         self._settings: Final = settings
         self._names: Final = Names(settings.queue_prefix)
         self._connection: Final = Connection(settings, self._prepare)
@@ -69,7 +71,7 @@ class JetStreamQueue:
 
     # -- events
 
-    async def put(self, event: Event) -> bool:
+    async def enqueue(self, event: Event) -> bool:
         deadline = self._connection.deadline()
         subject = self._names.event(event.lane, event.id)
         again = False
@@ -82,13 +84,13 @@ class JetStreamQueue:
             try:
                 ack = await self._publishing.once(link, stream.name, subject, event.payload, headers, deadline)
                 # A duplicate of an earlier try of this call is this event.
-                return again or not ack.get("duplicate", False)
+                return again or not ack.duplicate
             except TryAgain as error:
                 again = again or error.may_have_happened
                 self._lanes.forget(event.lane)
                 await self._publishing.pause(error, deadline)
-            except ApiError as error:
-                if error.second_of_subject:
+            except APIError as error:
+                if is_second_of_subject(error):
                     return again
                 raise self._publishing.refused(stream.name, error) from error
 
@@ -100,20 +102,20 @@ class JetStreamQueue:
         record = await self.record(event.lane.namespace, event.lane.function, event.id)
         return record is not None and record.status.final and record.received_at > event.received_at - window
 
-    async def take(self, lane: Lane, count: int, wait: float) -> list[Lease]:
-        return await self._leases.take(lane, count, wait)
+    async def receive(self, lane: Lane, count: int, wait: float) -> list[EventLease]:
+        return await self._leases.receive(lane, count, wait)
 
-    async def extend(self, leases: Sequence[Lease]) -> None:
+    async def extend(self, leases: Sequence[EventLease]) -> None:
         await self._leases.extend(leases)
 
-    def may_begin(self, lease: Lease) -> bool:
-        return self._leases.may_begin(lease)
+    def may_attempt(self, lease: EventLease) -> bool:
+        return self._leases.may_attempt(lease)
 
-    async def done(self, lease: Lease) -> None:
-        await self._leases.done(lease)
+    async def ack(self, lease: EventLease) -> None:
+        await self._leases.ack(lease)
 
-    async def retry(self, lease: Lease, delay: float) -> None:
-        await self._leases.retry(lease, delay)
+    async def nack(self, lease: EventLease, delay: float) -> None:
+        await self._leases.nack(lease, delay)
 
     async def lanes(self) -> list[LaneState]:
         self._leases.prune()
@@ -133,8 +135,8 @@ class JetStreamQueue:
 
     # -- records and the dead letter
 
-    async def save(self, record: Record) -> None:
-        await self._store.save(record)
+    async def save_record(self, record: Record) -> None:
+        await self._store.save_record(record)
 
     async def record(self, namespace: str, function: str, event_id: str) -> Record | None:
         return await self._store.record(namespace, function, event_id)
@@ -142,19 +144,19 @@ class JetStreamQueue:
     async def records(self, namespace: str, function: str, *, limit: int) -> list[Record]:
         return await self._store.records(namespace, function, limit)
 
-    async def bury(self, dead: DeadEvent) -> None:
-        await self._store.bury(dead)
+    async def dead_letter(self, dead: DeadEvent) -> None:
+        await self._store.dead_letter(dead)
 
-    async def dead(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
-        return await self._store.dead(namespace, function, event_id)
+    async def dead_event(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
+        return await self._store.dead_event(namespace, function, event_id)
 
     async def dead_events(
         self, namespace: str, function: str, *, limit: int, until: float | None = None
     ) -> list[DeadEvent]:
         return await self._store.dead_events(namespace, function, limit, until)
 
-    async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
-        return await self._store.unbury(namespace, function, event_id)
+    async def delete_dead_event(self, namespace: str, function: str, event_id: str) -> bool:
+        return await self._store.delete_dead_event(namespace, function, event_id)
 
     # -- for destinations
 
@@ -166,34 +168,36 @@ class JetStreamQueue:
     # -- a new connection
 
     async def _prepare(self, link: Link) -> None:
-        deadline = self._connection.deadline()
-        where, api = self._connection.address, Api(link, self._settings)
+        deadline, where = self._connection.deadline(), self._connection.address
+        manager = Manager(link, self._settings)
         try:
-            await link.ask("$JS.API.INFO", deadline=deadline)
-        except NoResponders:
-            raise QueueMisconfigured(
-                f"the NATS server at {where} runs without JetStream: start it with -js, or a jetstream block in its configuration"
-            ) from None
-        except Denied as error:
-            raise QueueMisconfigured(error.message) from error
-        self._check_size(link)
-        try:
-            await api.call("INFO", deadline=deadline)
-        except ApiError as error:
-            raise QueueMisconfigured(f"the account of the queue at {where} has no JetStream: {error}") from error
-        try:
+            await link.jsm(timeout=self._settings.queue_timeout).account_info()
+            self._check_size(link)
             for config in shared_streams(self._settings, self._names):
-                await api.ensure_stream(config, deadline=deadline)
-            link.remembers_since = await remembers_since(link, api, self._names, deadline)
+                await manager.ensure_stream(config, deadline=deadline)
+            timeout = self._settings.queue_timeout
+            link.remembers_since = await remembers_since(link, manager, self._names, timeout, deadline)
             if link.clustered:
-                await link.subscribe(CONSUMER_LEADERS, self._led_anew)
+                await link.subscribe(CONSUMER_LEADERS, cb=self._leader_changed)
         except Denied as error:
             raise QueueMisconfigured(error.message) from error
+        except APIError as error:
+            if isinstance(error, ServiceUnavailableError) and error.err_code is None:  # nobody listens
+                raise QueueMisconfigured(
+                    f"the NATS server at {where} runs without JetStream: start it with -js, or a jetstream block in its "
+                    "configuration"
+                ) from None
+            if is_temporary(error):
+                raise self._connection.unavailable(explain(error)) from error
+            raise QueueMisconfigured(
+                f"the account of the queue at {where} has no JetStream: {explain(error)}"
+            ) from error
 
-    def _led_anew(self, message: Msg) -> None:
+    async def _leader_changed(self, message: Msg) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             news = json.loads(message.data)
-            self._lanes.led_anew(news["stream"], server_time(news["timestamp"]) + LEADER_MARGIN)
+            at = server_time(datetime.fromisoformat(news["timestamp"]))
+            self._lanes.leader_changed(news["stream"], at + LEADER_MARGIN)
 
     def _check_size(self, link: Link) -> None:
         wanted, room = self._settings.event_max_bytes, link.max_payload - HEADER_RESERVE

@@ -5,13 +5,15 @@ import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from nats.js.errors import APIError, NotFoundError
+
 from kappa_core.event import DeadEvent, Record
-from kappa_gateway.queue.jetstream.api import NOT_FOUND, Api, ApiError
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import dead_headers, decode_dead
+from kappa_gateway.queue.jetstream.management import Manager
 from kappa_gateway.queue.jetstream.names import Names, is_id, is_name
 from kappa_gateway.queue.jetstream.publishing import Publishing
-from kappa_gateway.queue.jetstream.stored import Stored, get_message, newest
+from kappa_gateway.queue.jetstream.stored import Stored, last_of, newest
 from kappa_gateway.queue.jetstream.streams import shared_streams
 from kappa_gateway.settings import Settings
 
@@ -26,12 +28,12 @@ class Store:
         self._names: Final = names
         self._connection: Final = connection
         self._publishing: Final = publishing
-        self._api: Final = Api(connection, settings)
-        self._streams: Final = {config["name"]: config for config in shared_streams(settings, names)}
+        self._manager: Final = Manager(connection, settings)
+        self._streams: Final = {config.name: config for config in shared_streams(settings, names)}
 
     # -- records
 
-    async def save(self, record: Record) -> None:
+    async def save_record(self, record: Record) -> None:
         names = self._names
         where, stream = (names.record, names.records) if record.status.final else (names.in_progress, names.progress)
         subject = where(record.namespace, record.function, record.id)
@@ -41,10 +43,10 @@ class Store:
         if not _can_be(namespace, function, event_id):
             return None
         names = self._names
-        # In this order, so that the final one cannot come unseen in between.
+        # In this order: else a final one could come unseen in between.
         other = await self._last(names.progress, names.in_progress(namespace, function, event_id), _record)
         final = await self._last(names.records, names.record(namespace, function, event_id), _record)
-        return _counting(final, other)
+        return _newer(final, other)
 
     async def records(self, namespace: str, function: str, limit: int) -> list[Record]:
         if not _can_be(namespace, function, "any"):
@@ -56,27 +58,27 @@ class Store:
         )
         by_id: dict[str, Record] = {record.id: record for record in final}
         for record in other:
-            by_id[record.id] = _counting(by_id.get(record.id), record) or record
+            by_id[record.id] = _newer(by_id.get(record.id), record) or record
         return sorted(by_id.values(), key=lambda record: record.updated_at, reverse=True)[:limit]
 
     # -- the dead letter
 
-    async def bury(self, dead: DeadEvent) -> None:
+    async def dead_letter(self, dead: DeadEvent) -> None:
         event = dead.event
-        subject = self._names.buried(event.lane.namespace, event.lane.function, event.id)
+        subject = self._names.dead_event(event.lane.namespace, event.lane.function, event.id)
         await self._publishing.store(self._streams[self._names.dead], subject, event.payload, dead_headers(dead))
 
-    async def dead(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
+    async def dead_event(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
         if not _can_be(namespace, function, event_id):
             return None
-        return await self._last(self._names.dead, self._names.buried(namespace, function, event_id), _dead)
+        return await self._last(self._names.dead, self._names.dead_event(namespace, function, event_id), _dead)
 
     async def dead_events(
         self, namespace: str, function: str, limit: int, until: float | None = None
     ) -> list[DeadEvent]:
         if not _can_be(namespace, function, "any"):
             return []
-        subject = self._names.buried(namespace, function, None)
+        subject = self._names.dead_event(namespace, function, None)
         asked = limit
         while True:
             found = await self._newest(self._names.dead, subject, asked, _dead)
@@ -85,29 +87,32 @@ class Store:
                 return sorted(wanted, key=lambda dead: dead.died_at, reverse=True)[:limit]
             asked *= 4  # the newest are too new
 
-    async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
+    async def delete_dead_event(self, namespace: str, function: str, event_id: str) -> bool:
         if not _can_be(namespace, function, event_id):
             return False
         deadline = self._connection.deadline()
         stream = self._names.dead
-        subject = self._names.buried(namespace, function, event_id)
+        subject = self._names.dead_event(namespace, function, event_id)
         try:
-            message = await get_message(self._api, stream, {"last_by_subj": subject}, deadline)
+            message = await last_of(self._manager, stream, subject, deadline)
             if message is None:
                 return False
-            body = {"seq": message.sequence, "no_erase": True}
-            await self._api.call(f"STREAM.MSG.DELETE.{stream}", body, deadline=deadline)
+            # nats-py's manager has no `no_erase`: without it, the server overwrites the message on the disk.
+            body: dict[str, object] = {"seq": message.sequence, "no_erase": True}
+            await self._manager.request(f"STREAM.MSG.DELETE.{stream}", body, deadline=deadline)
             return True
-        except ApiError as error:
-            if error.code == NOT_FOUND or error.err_code == _DELETE_FAILED:
-                return False  # somebody else was faster
+        except NotFoundError:
+            return False
+        except APIError as error:
+            if error.err_code == _DELETE_FAILED:
+                return False  # another gateway was faster
             raise
 
     # -- both
 
     async def _last(self, stream: str, subject: str, decode: Callable[[Stored], T]) -> T | None:
         try:
-            message = await get_message(self._api, stream, {"last_by_subj": subject}, self._connection.deadline())
+            message = await last_of(self._manager, stream, subject, self._connection.deadline())
             return decode(message) if message is not None else None
         except ValueError as error:
             logger.warning("%s", error)
@@ -115,7 +120,7 @@ class Store:
 
     async def _newest(self, stream: str, subject: str, limit: int, decode: Callable[[Stored], T]) -> list[T]:
         found: list[T] = []
-        for message in await newest(self._connection, self._api, stream, subject, limit):
+        for message in await newest(self._connection, self._manager, stream, subject, limit):
             try:
                 found.append(decode(message))
             except ValueError as error:
@@ -130,8 +135,8 @@ def _can_be(namespace: str, function: str, event_id: str) -> bool:
     return is_name(namespace) and is_name(function) and is_id(event_id)
 
 
-def _counting(final: Record | None, other: Record | None) -> Record | None:
-    """A final one counts, unless the other is of a later submission with the same key."""
+def _newer(final: Record | None, other: Record | None) -> Record | None:
+    """The final one, unless the other is of a later submission with the same key."""
     if final is None or other is None:
         return final or other
     return other if other.received_at > final.received_at else final

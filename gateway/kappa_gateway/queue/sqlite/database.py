@@ -1,4 +1,4 @@
-"""The queue's file: whose it is, whether it can be read, and what its errors mean to a person."""
+"""The queue's file: its lock, its schema, and error messages for people."""
 
 import contextlib
 import fcntl
@@ -32,7 +32,7 @@ class Database:
         if self._lock_file is not None:
             if inode(lock_path) == inode(self._lock_file):
                 return
-            self.unlock()  # the lock's file was removed, so that another process would not see it
+            self.unlock()  # the lock's file was removed, so another process would not see it
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -60,7 +60,7 @@ class Database:
     def writing(self) -> sqlite3.Connection:
         """Makes the file where there is none. Raises `QueueMisconfigured`, `OSError`, `sqlite3.Error`."""
         self.lock()
-        # payloads are nobody else's business; the log and the index get the file's own mode
+        # Payloads are private. The log and the index get the file's own mode.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = self._connect()
         try:
@@ -85,7 +85,7 @@ class Database:
         return connection
 
     def _connect(self) -> sqlite3.Connection:
-        # mode=rw: a file that somebody removed is not made again here, without its tables
+        # mode=rw: a file that somebody removed is not created again here, without its tables.
         connection = sqlite3.connect(
             f"{self.path.absolute().as_uri()}?mode=rw", uri=True, timeout=self._timeout, isolation_level=None
         )
@@ -115,12 +115,12 @@ class Database:
     # -- errors
 
     def unavailable(self, error: OSError | sqlite3.Error) -> QueueUnavailable:
-        """What happened, where, and how to mend it."""
-        return QueueUnavailable(f"the queue file {self.path} {self._said(error)}")
+        """What happened, where, and how to fix it."""
+        return QueueUnavailable(f"the queue file {self.path} {self._reason(error)}")
 
-    def _said(self, error: OSError | sqlite3.Error) -> str:
+    def _reason(self, error: OSError | sqlite3.Error) -> str:
         if isinstance(error, OSError):
-            return f"cannot be used ({error.strerror or error}): {_mend_folder(self.path)}"
+            return f"cannot be used ({error.strerror or error}): {_folder_hint(self.path)}"
         match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
             case sqlite3.SQLITE_FULL:
                 return "cannot grow, for the disk is full: free some space; the queue goes on by itself then"
@@ -131,7 +131,7 @@ class Database:
                     "and begin with an empty one"
                 )
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-                return f"cannot be written ({error}): {_mend_folder(self.path)}"
+                return f"cannot be written ({error}): {_folder_hint(self.path)}"
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return f"is locked ({error}): another program, such as the sqlite3 shell, has a transaction open in it; end that"
             case sqlite3.SQLITE_IOERR:
@@ -150,7 +150,7 @@ def keeps_connection(error: Exception) -> bool:
 
 
 def inode(file: Path | int) -> tuple[int, int] | None:
-    """Which file is at a path now, or open; None: there is none."""
+    """The file that is at a path now, or open; None: there is none."""
     try:
         found = os.stat(file)
     except OSError:
@@ -162,5 +162,5 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _mend_folder(path: Path) -> str:
+def _folder_hint(path: Path) -> str:
     return f"it and its folder {path.parent} must exist and be writable for user id {os.geteuid()}"

@@ -1,4 +1,4 @@
-"""What is done to events: functions of a connection that is in a transaction, as `worker` runs them."""
+"""Statements on events: functions of a connection that is in a transaction, run by `worker`."""
 
 import json
 import sqlite3
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kappa_core.event import Event, Kind, Lane
-from kappa_gateway.queue.protocol import LaneState, Lease, QueueFull
+from kappa_gateway.queue.protocol import EventLease, LaneState, QueueFull
 
 COUNTED: Final = 10_000
-"""Of a lane's events in hand or between tries, so many are counted at a `take`; more are rare, and cost time."""
+"""At most so many of a lane's leased and delayed events are counted in a `receive`: more are rare, and cost time."""
 PURGE_EVENTS: Final = 1000
 """In one transaction, so that others get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A lease's token: the event and which of its hand-outs this is."""
+    """A lease's token: the event, and which of its deliveries this is."""
 
     seq: int
-    hand_out: int
+    receive_count: int
     due_before: float
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    leases: list[Lease]
+class Received:
+    leases: list[EventLease]
     next_due: float | None
-    """Seconds since the epoch; None: nothing in the lane will come due by itself."""
+    """Seconds since the epoch; None: no event of the lane becomes due by itself."""
 
 
-def put(
+def enqueue(
     connection: sqlite3.Connection, event: Event, attributes: str, now: float, window: float, max_bytes: int
 ) -> bool:
     """`attributes`: as JSON. `max_bytes` of the lane; 0: no limit. Raises `QueueFull`."""
@@ -65,13 +65,13 @@ def put(
     return True
 
 
-def take(connection: sqlite3.Connection, lane: Lane, count: int, now: float, lease: float) -> Taken:
-    """Retries that are due first, then what was never handed out."""
+def receive(connection: sqlite3.Connection, lane: Lane, count: int, now: float, lease: float) -> Received:
+    """Retries that are due first, then events that were never delivered."""
     row = _lane(connection, lane)
     if row is None:
-        return Taken([], None)
+        return Received([], None)
     number = row[0]
-    fields = "seq, id, received_at, keyed, hand_outs, due_at"
+    fields = "seq, id, received_at, keyed, receive_count, due_at"
     found = connection.execute(
         f"SELECT {fields} FROM events WHERE lane = ? AND due_at > 0 AND due_at <= ? ORDER BY due_at, seq LIMIT ?",
         (number, now, count),
@@ -83,48 +83,48 @@ def take(connection: sqlite3.Connection, lane: Lane, count: int, now: float, lea
         due = connection.execute("SELECT min(due_at) FROM events WHERE lane = ? AND due_at > 0", (number,)).fetchone()[
             0
         ]
-        return Taken([], due)
+        return Received([], due)
     connection.executemany(
-        "UPDATE events SET due_at = ?, hand_outs = hand_outs + 1, held = 1 WHERE seq = ?",
+        "UPDATE events SET due_at = ?, receive_count = receive_count + 1, held = 1 WHERE seq = ?",
         [(now + lease, seq) for seq, *_ in found],
     )
     waiting = _waiting(connection, number, now)
     leases = []
-    for seq, event_id, received_at, keyed, hand_outs, due_at in found:
+    for seq, event_id, received_at, keyed, receive_count, due_at in found:
         attributes, payload = connection.execute(
             "SELECT attributes, payload FROM bodies WHERE seq = ?", (seq,)
         ).fetchone()
         event = Event(event_id, lane, payload, received_at, json.loads(attributes), bool(keyed))
-        fresh = hand_outs == 0 and not _has_record(connection, lane, event_id)
-        leases.append(Lease(event, hand_outs + 1, fresh, waiting, token=Held(seq, hand_outs + 1, due_at)))
-    return Taken(leases, None)
+        fresh = receive_count == 0 and not _has_record(connection, lane, event_id)
+        leases.append(EventLease(event, receive_count + 1, fresh, waiting, token=Held(seq, receive_count + 1, due_at)))
+    return Received(leases, None)
 
 
-def give_back(connection: sqlite3.Connection, held: Iterable[Held]) -> None:
-    """As if it had not been handed out: nobody has seen it."""
+def undo_receive(connection: sqlite3.Connection, held: Iterable[Held]) -> None:
+    """As if they had not been delivered: nobody has seen them."""
     connection.executemany(
-        "UPDATE events SET due_at = ?, hand_outs = hand_outs - 1, held = 0 WHERE seq = ? AND hand_outs = ? AND held",
-        [(one.due_before, one.seq, one.hand_out) for one in held],
+        "UPDATE events SET due_at = ?, receive_count = receive_count - 1, held = 0 WHERE seq = ? AND receive_count = ? AND held",
+        [(one.due_before, one.seq, one.receive_count) for one in held],
     )
 
 
 def extend(connection: sqlite3.Connection, held: Iterable[Held], until: float) -> None:
     connection.executemany(
-        "UPDATE events SET due_at = ? WHERE seq = ? AND hand_outs = ? AND held",
-        [(until, one.seq, one.hand_out) for one in held],
+        "UPDATE events SET due_at = ? WHERE seq = ? AND receive_count = ? AND held",
+        [(until, one.seq, one.receive_count) for one in held],
     )
 
 
-def retry(connection: sqlite3.Connection, held: Held, due_at: float) -> None:
-    """Nothing, if the lease ran out and another has the event by now."""
+def nack(connection: sqlite3.Connection, held: Held, due_at: float) -> None:
+    """Does nothing if the lease expired and the event was delivered again."""
     connection.execute(
-        "UPDATE events SET due_at = ?, held = 0 WHERE seq = ? AND hand_outs = ? AND held",
-        (due_at, held.seq, held.hand_out),
+        "UPDATE events SET due_at = ?, held = 0 WHERE seq = ? AND receive_count = ? AND held",
+        (due_at, held.seq, held.receive_count),
     )
 
 
-def done(connection: sqlite3.Connection, held: Held, now: float, window: float) -> None:
-    """Whoever has it by now: its function has ended."""
+def ack(connection: sqlite3.Connection, held: Held, now: float, window: float) -> None:
+    """Whoever holds it by now: its function has ended."""
     row = connection.execute("SELECT lane, id, bytes FROM events WHERE seq = ?", (held.seq,)).fetchone()
     if row is not None:
         _remove(connection, row[0], [(held.seq, row[1], row[2])], now - window)
@@ -139,7 +139,7 @@ def last_seq(connection: sqlite3.Connection, lane: Lane) -> int:
 
 
 def purge(connection: sqlite3.Connection, lane: Lane, up_to: int, now: float, window: float) -> int:
-    """Some of them, at most `PURGE_EVENTS`; 0: none is left."""
+    """Removes some of them, at most `PURGE_EVENTS`, and returns how many; 0: none is left."""
     row = _lane(connection, lane)
     if row is None:
         return 0
@@ -152,7 +152,7 @@ def purge(connection: sqlite3.Connection, lane: Lane, up_to: int, now: float, wi
 
 
 def forget(connection: sqlite3.Connection, lane: Lane) -> bool:
-    """The ids and the row of a lane that was purged. False: there is more to forget."""
+    """Deletes the ids and the row of a lane that was purged. False: there is more to delete."""
     row = _lane(connection, lane)
     if row is None:
         return True
@@ -166,7 +166,7 @@ def forget(connection: sqlite3.Connection, lane: Lane) -> bool:
     return True
 
 
-# -- to look at
+# -- reading
 
 
 def lanes(connection: sqlite3.Connection, now: float) -> list[LaneState]:
@@ -218,7 +218,7 @@ def _events(connection: sqlite3.Connection, lane: Lane, where: str, values: tupl
 
 
 def forget_ids(connection: sqlite3.Connection, before: float, limit: int) -> int:
-    """Those of ended events that came before then; returns how many."""
+    """Deletes those of ended events that came before then; returns how many."""
     return connection.execute(
         "DELETE FROM ids WHERE (lane, id) IN (SELECT lane, id FROM ids WHERE seq IS NULL AND came_at < ? LIMIT ?)",
         (before, limit),

@@ -1,4 +1,4 @@
-"""What is done to records and dead events: functions of a connection that is in a transaction, as `worker` runs them."""
+"""Statements on records and dead events: functions of a connection that is in a transaction, run by `worker`."""
 
 import json
 import math
@@ -8,12 +8,12 @@ from typing import Any, Final
 from kappa_core.event import Condition, DeadEvent, Event, Kind, Lane, Record
 
 PROGRESS_RETENTION: Final = 2 * 86400.0
-"""Seconds that a record is kept which is not final: far longer than the longest time between two tries."""
+"""Seconds that a record which is not final is kept: far longer than the longest time between two tries."""
 _DEAD: Final = "namespace, function, id, kind, received_at, keyed, condition, attempts, error, died_at, saved_at, attributes, payload"
 
 
-def save(connection: sqlite3.Connection, record: Record, body: bytes, now: float) -> None:
-    """`body`: the record as it is encoded."""
+def save_record(connection: sqlite3.Connection, record: Record, body: bytes, now: float) -> None:
+    """`body`: the encoded record."""
     key = (record.namespace, record.function, record.id)
     if not record.status.final:
         ended = connection.execute(
@@ -46,7 +46,7 @@ def records(connection: sqlite3.Connection, namespace: str, function: str, limit
     return [Record.decode(body) for (body,) in rows]
 
 
-def bury(connection: sqlite3.Connection, dead: DeadEvent, attributes: str, error: str, now: float) -> None:
+def dead_letter(connection: sqlite3.Connection, dead: DeadEvent, attributes: str, error: str, now: float) -> None:
     """`attributes` and `error`: as JSON."""
     event, lane = dead.event, dead.event.lane
     connection.execute(
@@ -58,7 +58,7 @@ def bury(connection: sqlite3.Connection, dead: DeadEvent, attributes: str, error
     )
 
 
-def dead(
+def dead_event(
     connection: sqlite3.Connection, namespace: str, function: str, event_id: str, since: float
 ) -> DeadEvent | None:
     row = connection.execute(
@@ -79,7 +79,9 @@ def dead_events(
     return [_dead(row) for row in rows]
 
 
-def unbury(connection: sqlite3.Connection, namespace: str, function: str, event_id: str, since: float) -> bool:
+def delete_dead_event(
+    connection: sqlite3.Connection, namespace: str, function: str, event_id: str, since: float
+) -> bool:
     return bool(
         connection.execute(
             "DELETE FROM dead WHERE namespace = ? AND function = ? AND id = ? AND saved_at > ?",
@@ -105,21 +107,8 @@ def forget_dead(connection: sqlite3.Connection, before: float, limit: int) -> in
 
 
 def _dead(row: tuple[Any, ...]) -> DeadEvent:
-    (
-        namespace,
-        function,
-        event_id,
-        kind,
-        received_at,
-        keyed,
-        condition,
-        attempts,
-        error,
-        died_at,
-        _,
-        attributes,
-        payload,
-    ) = row
+    namespace, function, event_id, kind, received_at, keyed, condition, attempts, error, died_at, *rest = row
+    _saved_at, attributes, payload = rest
     lane = Lane(Kind(kind), namespace, function)
     event = Event(event_id, lane, payload, received_at, json.loads(attributes), bool(keyed))
     return DeadEvent(event, Condition(condition), attempts, json.loads(error), died_at)

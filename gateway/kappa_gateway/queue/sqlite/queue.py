@@ -1,4 +1,4 @@
-"""`Queue` in one SQLite file. Every change is in the log and synced (WAL, synchronous=FULL) before its caller hears of it."""
+"""`Queue` in one SQLite file. Every change is in the log and synced (WAL, synchronous=FULL) before its caller gets the answer."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from kappa_core.event import DeadEvent, Event, Lane, Record
-from kappa_gateway.queue.protocol import LaneState, Lease, QueueMisconfigured, QueueUnavailable
+from kappa_gateway.queue.protocol import EventLease, LaneState, QueueMisconfigured, QueueUnavailable
 from kappa_gateway.queue.sqlite import housekeeping, lane_events, outcomes
 from kappa_gateway.queue.sqlite.database import Database
 from kappa_gateway.queue.sqlite.waiters import Waiters
@@ -29,8 +29,10 @@ CLOSE_TIMEOUT: Final = 10.0
 class SqliteQueue:
     """Keeps `kappa_gateway.queue.protocol.Queue`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.lease = settings.queue_lease
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: seconds since the epoch; it may jump. All times of events, leases and retentions are read from it."""
+        self.lease_seconds = settings.queue_lease
+        self._clock = clock
         self._timeout = settings.queue_timeout
         self._window = settings.queue_deduplication_window
         self._max_bytes = settings.queue_max_bytes
@@ -61,7 +63,7 @@ class SqliteQueue:
                 failure = self._writer.failure
                 await self.close()
                 raise failure from None
-            # The writer has said why; the housekeeper goes on trying.
+            # The writer has logged why; the housekeeper goes on trying.
         self._opened = True
         self._housekeeper = asyncio.create_task(self._keep_house(), name="queue-housekeeping")
 
@@ -78,53 +80,53 @@ class SqliteQueue:
 
     # -- events
 
-    async def put(self, event: Event) -> bool:
+    async def enqueue(self, event: Event) -> bool:
         attributes = json.dumps(event.attributes, separators=(",", ":"))
 
         def job(connection: sqlite3.Connection) -> bool:
-            return lane_events.put(connection, event, attributes, time.time(), self._window, self._max_bytes)
+            return lane_events.enqueue(connection, event, attributes, self._clock(), self._window, self._max_bytes)
 
         return await self._write(job, committed=lambda added: self._waiters.wake(event.lane))
 
-    async def take(self, lane: Lane, count: int, wait: float) -> list[Lease]:
+    async def receive(self, lane: Lane, count: int, wait: float) -> list[EventLease]:
         if count <= 0:
             return []
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
-            # before looking: what comes while we look is not missed
+            # Before the look into the file, so that an event that comes meanwhile is not missed.
             with self._waiters.waiter(lane) as news:
-                taken: lane_events.Taken = await self._write(
-                    partial(self._take, lane, count), unwanted=partial(self._give_back, lane)
+                received: lane_events.Received = await self._write(
+                    partial(self._receive, lane, count), unwanted=partial(self._undo_receive, lane)
                 )
                 left = deadline - loop.time()
-                if taken.leases or left <= 0:
-                    return taken.leases
-                if taken.next_due is not None:
-                    left = min(left, max(taken.next_due - time.time(), 0.001))
+                if received.leases or left <= 0:
+                    return received.leases
+                if received.next_due is not None:
+                    left = min(left, max(received.next_due - self._clock(), 0.001))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await news.wait()
 
-    async def extend(self, leases: Sequence[Lease]) -> None:
+    async def extend(self, leases: Sequence[EventLease]) -> None:
         held = [lease.token for lease in leases]
-        await self._write(lambda connection: lane_events.extend(connection, held, time.time() + self.lease))
+        await self._write(lambda connection: lane_events.extend(connection, held, self._clock() + self.lease_seconds))
 
-    def may_begin(self, lease: Lease) -> bool:
+    def may_attempt(self, lease: EventLease) -> bool:
         return True  # one process has the file
 
-    async def done(self, lease: Lease) -> None:
-        await self._write(lambda connection: lane_events.done(connection, lease.token, time.time(), self._window))
+    async def ack(self, lease: EventLease) -> None:
+        await self._write(lambda connection: lane_events.ack(connection, lease.token, self._clock(), self._window))
 
-    async def retry(self, lease: Lease, delay: float) -> None:
-        due_at = time.time() + delay
+    async def nack(self, lease: EventLease, delay: float) -> None:
+        due_at = self._clock() + delay
         await self._write(
-            lambda connection: lane_events.retry(connection, lease.token, due_at),
+            lambda connection: lane_events.nack(connection, lease.token, due_at),
             committed=lambda _: self._waiters.wake(lease.event.lane),
         )
 
     async def lanes(self) -> list[LaneState]:
-        return await self._read(lambda connection: lane_events.lanes(connection, time.time()))
+        return await self._read(lambda connection: lane_events.lanes(connection, self._clock()))
 
     async def find(self, lane: Lane, event_id: str) -> Event | None:
         return await self._read(lambda connection: lane_events.find(connection, lane, event_id))
@@ -133,11 +135,11 @@ class SqliteQueue:
         return await self._read(lambda connection: lane_events.events(connection, lane, limit, after))
 
     async def purge(self, lane: Lane) -> int:
-        # up to what is there now: else a lane that fills meanwhile would never be empty
+        # Up to the newest event of now: a lane that fills meanwhile would never be empty.
         up_to = await self._write(lambda connection: lane_events.last_seq(connection, lane))
         purged = 0
         while part := await self._write(
-            lambda connection: lane_events.purge(connection, lane, up_to, time.time(), self._window)
+            lambda connection: lane_events.purge(connection, lane, up_to, self._clock(), self._window)
         ):
             purged += part
         return purged
@@ -149,53 +151,58 @@ class SqliteQueue:
 
     # -- records
 
-    async def save(self, record: Record) -> None:
+    async def save_record(self, record: Record) -> None:
         body = record.encode()
-        await self._write(lambda connection: outcomes.save(connection, record, body, time.time()))
+        await self._write(lambda connection: outcomes.save_record(connection, record, body, self._clock()))
 
     async def record(self, namespace: str, function: str, event_id: str) -> Record | None:
-        since = time.time() - self._result_retention
+        since = self._clock() - self._result_retention
         return await self._read(lambda connection: outcomes.record(connection, namespace, function, event_id, since))
 
     async def records(self, namespace: str, function: str, *, limit: int) -> list[Record]:
-        since = time.time() - self._result_retention
+        since = self._clock() - self._result_retention
         return await self._read(lambda connection: outcomes.records(connection, namespace, function, limit, since))
 
     # -- the dead letter
 
-    async def bury(self, dead: DeadEvent) -> None:
+    async def dead_letter(self, dead: DeadEvent) -> None:
         attributes, error = (json.dumps(part, separators=(",", ":")) for part in (dead.event.attributes, dead.error))
-        await self._write(lambda connection: outcomes.bury(connection, dead, attributes, error, time.time()))
+        await self._write(lambda connection: outcomes.dead_letter(connection, dead, attributes, error, self._clock()))
 
-    async def dead(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
-        since = time.time() - self._dead_letter_retention
-        return await self._read(lambda connection: outcomes.dead(connection, namespace, function, event_id, since))
+    async def dead_event(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
+        since = self._clock() - self._dead_letter_retention
+        return await self._read(
+            lambda connection: outcomes.dead_event(connection, namespace, function, event_id, since)
+        )
 
     async def dead_events(
         self, namespace: str, function: str, *, limit: int, until: float | None = None
     ) -> list[DeadEvent]:
-        since = time.time() - self._dead_letter_retention
+        since = self._clock() - self._dead_letter_retention
         return await self._read(
             lambda connection: outcomes.dead_events(connection, namespace, function, limit, since, until)
         )
 
-    async def unbury(self, namespace: str, function: str, event_id: str) -> bool:
-        since = time.time() - self._dead_letter_retention
-        return await self._write(lambda connection: outcomes.unbury(connection, namespace, function, event_id, since))
+    async def delete_dead_event(self, namespace: str, function: str, event_id: str) -> bool:
+        since = self._clock() - self._dead_letter_retention
+        return await self._write(
+            lambda connection: outcomes.delete_dead_event(connection, namespace, function, event_id, since)
+        )
 
     # -- inside
 
-    def _take(self, lane: Lane, count: int, connection: sqlite3.Connection) -> lane_events.Taken:
-        return lane_events.take(connection, lane, count, time.time(), self.lease)
+    def _receive(self, lane: Lane, count: int, connection: sqlite3.Connection) -> lane_events.Received:
+        return lane_events.receive(connection, lane, count, self._clock(), self.lease_seconds)
 
-    def _give_back(self, lane: Lane, taken: lane_events.Taken) -> None:
-        """What was handed out to a caller that is gone."""
-        if not taken.leases:
+    def _undo_receive(self, lane: Lane, received: lane_events.Received) -> None:
+        """The caller was cancelled, so nobody has seen these events."""
+        if not received.leases:
             return
-        held = [lease.token for lease in taken.leases]
-        with contextlib.suppress(QueueUnavailable):  # then their leases run out
+        held = [lease.token for lease in received.leases]
+        with contextlib.suppress(QueueUnavailable):  # then their leases expire
             self._writer.submit(
-                lambda connection: lane_events.give_back(connection, held), committed=lambda _: self._waiters.wake(lane)
+                lambda connection: lane_events.undo_receive(connection, held),
+                committed=lambda _: self._waiters.wake(lane),
             )
 
     async def _write(
@@ -220,14 +227,14 @@ class SqliteQueue:
                 if not self.available:
                     await self._write(housekeeping.probe)
                 elif time.monotonic() > cleaned + retentions.interval:
-                    if await self._write(retentions.forget_some):
+                    if await self._write(lambda connection: retentions.forget_some(connection, self._clock())):
                         pause = housekeeping.PAUSE
                     else:
                         cleaned = time.monotonic()
             except QueueUnavailable:
-                continue  # the writer has said why
+                continue  # the writer has logged why
             except Exception:
-                logger.exception("housekeeping of the queue file failed; it is tried again")
+                logger.exception("housekeeping of the queue file failed and will be tried again")
 
 
 def path_of(url: str) -> Path:

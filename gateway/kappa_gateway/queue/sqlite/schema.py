@@ -17,18 +17,18 @@ CREATE TABLE lanes (
 );
 
 -- AUTOINCREMENT: a lease names its event by `seq`, which must never be another event's later.
--- due_at: 0 for what was never handed out; else when it can be taken again (the lease's end, or the retry's time).
+-- due_at: 0 for an event that was never delivered; else when it can be received (the lease's end, or the retry's time).
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     lane INTEGER NOT NULL, id TEXT NOT NULL, received_at REAL NOT NULL, keyed INTEGER NOT NULL, bytes INTEGER NOT NULL,
     due_at REAL NOT NULL DEFAULT 0,
-    hand_outs INTEGER NOT NULL DEFAULT 0,
+    receive_count INTEGER NOT NULL DEFAULT 0,
     held INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX events_due ON events (lane, due_at, seq);
 CREATE INDEX events_order ON events (lane, seq);
 
--- Apart from `events`, so that handing out an event of 1 MiB does not write 1 MiB.
+-- Apart from `events`, so that the delivery of an event of 1 MiB does not write 1 MiB.
 CREATE TABLE bodies (seq INTEGER PRIMARY KEY, attributes TEXT NOT NULL, payload BLOB NOT NULL);
 
 -- Every id that is in its lane (with its seq), or came within the deduplication window.

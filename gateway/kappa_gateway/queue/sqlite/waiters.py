@@ -1,4 +1,4 @@
-"""Who waits for events of a lane, in this process."""
+"""The calls in this process that wait for events of a lane."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ class Waiters:
 
     @contextmanager
     def waiter(self, lane: Lane) -> Iterator[asyncio.Event]:
-        """Set once anything has come into the lane, or has got another time."""
+        """Set once an event has come into the lane, or has got another due time."""
         news = asyncio.Event()
         self._waiting.setdefault(lane, set()).add(news)
         try:

@@ -1,4 +1,4 @@
-"""A thread with a connection of its own. What waits for it when it is free shares one transaction, and one fsync."""
+"""A thread with its own connection. Jobs that wait when it is free share one transaction, and one fsync."""
 
 import asyncio
 import contextlib
@@ -63,7 +63,7 @@ class Worker:
         threading.Thread(target=self._main, name=name, daemon=True).start()
 
     async def stop(self, timeout: float) -> None:
-        """Ends what it was told before; `timeout` in seconds."""
+        """Runs the jobs that wait, then ends. `timeout` in seconds."""
         if self._ended is None or self._loop is None:
             return
         ended, self._loop = self._ended, None
@@ -80,14 +80,14 @@ class Worker:
         committed: Callable[[T], None] | None = None,
         unwanted: Callable[[T], None] | None = None,
     ) -> T:
-        """What `job` returns, once that is on the disk. `committed` is told it too, also when the caller is gone by
-        then; `unwanted` only then. Both run on the loop. Raises what the job raises, and `QueueUnavailable`."""
+        """What `job` returns, once that is on the disk. `committed` gets it too, also when the caller was cancelled;
+        `unwanted` gets it only then. Both run on the loop. Raises what the job raises, and `QueueUnavailable`."""
         future = self.submit(job, committed=committed, unwanted=unwanted)
         try:
             async with asyncio.timeout(timeout):
                 return await future
         except BaseException as error:
-            # Cancelled in the moment after the answer came: then nobody else tells of it.
+            # Cancelled in the moment after the answer came: then nobody else reports it.
             if future.done() and not future.cancelled() and future.exception() is None and unwanted is not None:
                 unwanted(future.result())
             if isinstance(error, TimeoutError):
@@ -103,7 +103,7 @@ class Worker:
         committed: Callable[[T], None] | None = None,
         unwanted: Callable[[T], None] | None = None,
     ) -> "asyncio.Future[T]":
-        """As `run`, for who does not wait."""
+        """As `run`, for callers that do not wait."""
         if self._loop is None:
             raise QueueUnavailable(
                 f"the queue file {self._database.path} is not open: the gateway is starting or stopping"
@@ -179,7 +179,7 @@ class Worker:
             if len(wanted) == 1:
                 wanted[0].error = self._failed(error)
                 return
-            for job in wanted:  # each for itself: one that does not fit must not keep the others out
+            for job in wanted:  # each by itself: one that does not fit must not fail the others
                 self._work([job])
         else:
             self.failure = None
@@ -206,7 +206,7 @@ class Worker:
             self._disconnect()
 
     def _failed(self, error: Exception) -> Exception:
-        """For the caller; and remembered, if it is the file's."""
+        """The error for the caller; kept in `failure` if it is the file's."""
         if isinstance(error, OSError | sqlite3.Error):
             error = self._database.unavailable(error)
         if isinstance(error, KappaError):
@@ -219,7 +219,7 @@ class Worker:
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is not None and self._inode != inode(self._database.path):
-            # Removed or replaced under us: what is written to the old one would be lost.
+            # Removed or replaced while it was open: what is written to the old one would be lost.
             logger.error("the queue file %s was removed or replaced; what it held is gone", self._database.path)
             self._disconnect()
         if self._connection is None:
