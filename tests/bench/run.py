@@ -1,6 +1,6 @@
 """Run the benchmarks one after the other; each prints JSON and is kept in a folder.
 
-Without a cluster: agent, gateway, events, local, coldstart-local. With one (KUBECONFIG, the chart installed): coldstart, functions.
+Without a cluster: agent, gateway, events, local, coldstart-local. With one (KUBECONFIG, the chart installed): coldstart, following-calls, functions.
 
 usage: run.py [--only NAME …] [--out FOLDER]
 """
@@ -21,7 +21,11 @@ WITHOUT_CLUSTER = {
     "local": "local_start.py",
     "coldstart-local": "coldstart.py --local",
 }
-WITH_CLUSTER = {"coldstart": "coldstart.py", "functions": "functions.py"}
+WITH_CLUSTER = {
+    "coldstart": "coldstart.py",
+    "following-calls": "following_calls.py",
+    "functions": "functions.py",
+}
 
 
 def main() -> int:

@@ -76,3 +76,26 @@ def test_a_function_that_cannot_run_has_one_of_lambdas_names_for_it(reason: Reas
     assert FunctionFailed("", reason="UnknownRuntime").error_type == "InvalidRuntimeException"
     assert FunctionFailed("", reason="CodeUnreadable").error_type == "InvalidZipFileException"
     assert FunctionFailed("", reason="Crashing").error_type == "ResourceNotReadyException"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Throttled("no slot", retry_after=7.0, reason="ReservedFunctionConcurrentInvocationLimitExceeded"),
+        FunctionFailed("no such runtime", reason=Reason.UNKNOWN_RUNTIME.value),
+        errors.FunctionNotFound("there is none"),
+        errors.PodLost("it broke"),
+        errors.GatewayTimeout("too late"),
+        KappaError("a bug"),
+    ],
+)
+def test_an_error_passes_from_one_gateway_to_another(error: KappaError) -> None:
+    read = errors.decode(errors.encode(error))
+    assert type(read) is type(error)
+    assert (read.body(), read.status, read.error_type) == (error.body(), error.status, error.error_type)
+    assert read.retry_after == error.retry_after
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"error": "Nothing"}', b'{"error": ["x"], "message": 1, "reason": 2}'])
+def test_what_is_no_error_is_read_as_the_root(body: bytes) -> None:
+    assert type(errors.decode(body)) is KappaError
