@@ -1,6 +1,6 @@
 """`/v1/namespaces/{namespace}/functions/{name}/async`: what became of asynchronous invocations, redrive and purge.
 
-FastAPI routes, off the hot path. What they answer is in `status` and `steering`; their errors are Lambda's in form.
+FastAPI routes, off the hot path. What they answer is in `events.administration`; their errors are Lambda's in form.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from kappa_gateway.edge.async_models import (
 from kappa_gateway.edge.bodies import Body as BoundedBody
 from kappa_gateway.edge.bodies import BodyMemory
 from kappa_gateway.edge.openapi import Error, ThrottledError
-from kappa_gateway.events import status, steering
+from kappa_gateway.events.administration import Administration
 from kappa_gateway.events.service import Events
 from kappa_gateway.pods.functions import Functions
 from kappa_gateway.settings import Settings
@@ -89,7 +89,7 @@ class AsyncApi:
     def add_routes(self, api: FastAPI) -> None:
         listing = self._listing
 
-        def events_of(namespace: str, name: str) -> Events:
+        def administration_of(namespace: str, name: str) -> Administration:
             for what, value in (("namespace", namespace), ("function", name)):
                 if not re.fullmatch(DNS_LABEL, value) or len(value) > 63:
                     raise InvalidRequest(
@@ -97,7 +97,7 @@ class AsyncApi:
                     )
             if self._events is None:
                 raise InvalidRequest(NO_QUEUE)
-            return self._events
+            return self._events.administration
 
         @api.get(
             BASE + "/{request_id}",
@@ -125,8 +125,8 @@ class AsyncApi:
 
             `running` is recorded of runs that take longer than a second: a shorter one goes from `queued` to its end.
             """
-            events = events_of(namespace, name)
-            entry = await status.find(events.queue, namespace, name, request_id) if _ID.fullmatch(request_id) else None
+            administration = administration_of(namespace, name)
+            entry = await administration.find(namespace, name, request_id) if _ID.fullmatch(request_id) else None
             if entry is None:
                 raise FunctionNotFound(
                     f"no asynchronous invocation {request_id[:64]!r} of {namespace}/{name} is known: there was none, it was "
@@ -161,9 +161,9 @@ class AsyncApi:
                 if status_ not in list(Status):
                     raise InvalidRequest(f"status {status_[:64]!r} is none of {_STATUSES}")
                 wanted = Status(status_)
-            events = events_of(namespace, name)
+            administration = administration_of(namespace, name)
             async with listing:
-                entries = await status.newest(events.queue, namespace, name, status=wanted, limit=limit)
+                entries = await administration.newest(namespace, name, status_=wanted, limit=limit)
             if not entries and self._functions.get(namespace, name) is None:
                 raise _unknown(namespace, name)
             parts = [entry.encode(with_result=False) for entry in entries]
@@ -179,17 +179,17 @@ class AsyncApi:
         )
         async def redrive(namespace: _Namespace, name: _Name, request: Request) -> RedriveResult:
             """Each becomes a new event with an id of its own, all its attempts and its whole `maxAge`, and leaves the dead letter."""
-            events = events_of(namespace, name)
+            administration = administration_of(namespace, name)
             if self._functions.get(namespace, name) is None:
                 raise _unknown(namespace, name)
             wanted = await self._read_redrive(request)
             until = time.time() if wanted.until is None else wanted.until
             async with listing:
                 if wanted.request_ids is None:
-                    result = await steering.redrive_all(events, namespace, name, until=until)
+                    result = await administration.redrive_all(namespace, name, until=until)
                 else:
                     known = [request_id for request_id in wanted.request_ids if _ID.fullmatch(request_id)]
-                    result = await steering.redrive(events, namespace, name, known)
+                    result = await administration.redrive(namespace, name, known)
                     result.not_found += [given for given in wanted.request_ids if not _ID.fullmatch(given)]
             return RedriveResult(
                 redriven=[RedrivenEvent(request_id=old, redriven_as=new) for old, new in result.done],
@@ -213,12 +213,12 @@ class AsyncApi:
             ] = "false",
         ) -> PurgeResult:
             """There is no way back. What runs now runs on, but is not retried."""
-            queue = events_of(namespace, name).queue
+            administration = administration_of(namespace, name)
             if dead == "true":
                 async with listing:
-                    count, more = await steering.purge_dead(queue, namespace, name, until=time.time())
+                    count, more = await administration.purge_dead(namespace, name, until=time.time())
                 return PurgeResult(purged=count, more=more)
-            return PurgeResult(purged=await steering.purge(queue, namespace, name), more=False)
+            return PurgeResult(purged=await administration.purge(namespace, name), more=False)
 
     async def _read_redrive(self, request: Request) -> RedriveRequest:
         """FastAPI itself would read a body of any size. Raises `InvalidRequest`, `RequestTooLarge`, `BodyTimeout`."""

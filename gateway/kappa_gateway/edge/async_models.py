@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from kappa_core.event import Status
-from kappa_gateway.events.steering import MOST_AT_ONCE
+from kappa_gateway.events.administration import MOST_AT_ONCE
 
 MOST_IDS: Final = 1000
 
