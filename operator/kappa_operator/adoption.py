@@ -6,7 +6,7 @@ are those of `kappa_core.adoption`.
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -19,11 +19,12 @@ from kappa_core.manifests import Platform
 from kappa_core.observed import DeploymentFacts, PodFacts, ReplicaSetFacts, replica_set_facts
 from kappa_core.pool import PoolSettings
 from kappa_core.pool_manifest import resources
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache, FunctionRecord, pod_record
-from kappa_operator.client import ApiError, Json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 WAIT: Final = 0.25
 """Seconds until a pod that is adrift is looked at again, if no watch tells of news before."""
@@ -31,12 +32,11 @@ RESIZE_RETRY: Final = 60.0
 
 
 class Writer(Protocol):
-    """The part of `client.Api` that adoption needs."""
+    """The part of `kappa_kube.client.Client` that adoption needs."""
 
-    async def get(self, path: str, **query: str | int) -> Json: ...
-    async def merge_patch(self, path: str, body: Json, *, field_manager: str = names.FIELD_MANAGER) -> Json: ...
+    async def get(self, path: str, **query: str) -> Json: ...
+    async def merge_patch(self, path: str, body: Json) -> Json: ...
     async def strategic_patch(self, path: str, body: Json) -> Json: ...
-    async def delete(self, path: str, uid: str) -> None: ...
 
 
 class Scaling(Protocol):
@@ -45,7 +45,28 @@ class Scaling(Protocol):
 
 class Confirmed(Protocol):
     def confirmed(self, function_key: str) -> list[tuple[PodFacts, Claim]]: ...
-    def done(self, pod_uid: str) -> None: ...
+    def settled(self, pod_uid: str) -> None: ...
+
+
+Retire = Callable[[PodFacts, str], Awaitable[None]]
+"""Deletes a pod, for a reason. Raises `RequestFailed`."""
+
+
+class Deleter(Protocol):
+    async def delete(self, path: str, uid: str) -> None: ...
+
+
+class Retirement:
+    """Deletes pool pods that cannot become functions', with their grace period: an invocation in them ends well."""
+
+    def __init__(self, api: Deleter, observe: Callable[[str], None] = lambda outcome: None) -> None:
+        self._api = api
+        self._observe = observe
+
+    async def __call__(self, pod: PodFacts, why: str) -> None:
+        await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
+        self._observe("retired")
+        logger.info("a pool pod is retired", extra={"pod": f"{pod.namespace}/{pod.name}", "reason": why})
 
 
 @dataclass(slots=True)
@@ -69,6 +90,7 @@ class Adoption:
         settings: PoolSettings,
         scaler: Scaling,
         claims: Confirmed,
+        retire: Retire,
         observe: Callable[[str], None] = lambda outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +100,7 @@ class Adoption:
         self._settings = settings
         self._scaler = scaler
         self._claims = claims
+        self._retire_pod = retire
         self._observe = observe
         self._clock = clock
         self._memory: dict[str, _Memory] = {}
@@ -124,17 +147,14 @@ class Adoption:
         self._memory.pop(key, None)
         self._resize_after.pop(key, None)
         for pod, _ in self._claims.confirmed(key):
-            await self.retire(pod, "its Function is gone")
+            await self._retire(pod, "its Function is gone")
         for pod in self._cache.pods_for(key):
             if self._is_adrift(pod):
-                await self.retire(pod, "its Function is gone")
+                await self._retire(pod, "its Function is gone")
 
-    async def retire(self, pod: PodFacts, why: str) -> None:
-        """Delete it, with its grace period: what runs in it ends well. Raises what the API raises."""
-        await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
-        self._claims.done(pod.uid)
-        self._observe("retired")
-        log.info("a pool pod is retired", extra={"pod": f"{pod.namespace}/{pod.name}", "reason": why})
+    async def _retire(self, pod: PodFacts, why: str) -> None:
+        await self._retire_pod(pod, why)
+        self._claims.settled(pod.uid)
 
     def _is_adrift(self, pod: PodFacts) -> bool:
         return adoption.is_adrift(pod) and pod.operator == self._settings.operator
@@ -145,12 +165,12 @@ class Adoption:
         if why is None and not revision:
             why = "its Function has no Deployment"
         if why is not None or function is None:
-            await self.retire(pod, why or "its Function is gone")
+            await self._retire(pod, why or "its Function is gone")
             return
         if await self._patch(pod, adoption.takeover(pod, function, revision)):
             self._observe("taken_over")
-            log.info("a pool pod is taken over", extra={"function": function.key, "pod": pod.name})
-        self._claims.done(pod.uid)
+            logger.info("a pool pod is taken over", extra={"function": function.key, "pod": pod.name})
+        self._claims.settled(pod.uid)
 
     async def _replica_set(self, record: FunctionRecord, deployment: DeploymentFacts | None) -> ReplicaSetFacts | None:
         """The Function's newest; None until it has the replicas that were asked of the Deployment."""
@@ -162,12 +182,12 @@ class Adoption:
 
     async def _carry_out(self, plan: Plan, template_hash: str) -> None:
         for pod, why in plan.retire:
-            await self.retire(pod, why)
+            await self._retire(pod, why)
         for pod in plan.adopt:
             body = {"metadata": {"uid": pod.uid, "labels": {names.POD_TEMPLATE_HASH: template_hash}}}
             if await self._patch(pod, body):
                 self._observe("adopted")
-                log.info("a pool pod is adopted", extra={"pod": f"{pod.namespace}/{pod.name}"})
+                logger.info("a pool pod is adopted", extra={"pod": f"{pod.namespace}/{pod.name}"})
 
     async def _resize(self, key: str, pods: Collection[PodFacts], function: Function, revision: str) -> None:
         """To the function's own memory and cpu. Best effort: a node that is too full leaves the pod as it is."""
@@ -185,7 +205,7 @@ class Adoption:
             except ApiError as error:
                 self._resize_after.setdefault(key, {})[pod.uid] = self._clock() + RESIZE_RETRY
                 if error.status != 404:
-                    log.warning(
+                    logger.warning(
                         "a pod that was taken from a pool cannot be resized, and keeps the pool's memory limit",
                         extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)},
                     )

@@ -17,10 +17,10 @@ import aiohttp
 from kappa_core import adoption, names, wire
 from kappa_core.demand import Claim, DemandReport
 from kappa_core.observed import PodFacts
+from kappa_kube.errors import NotLeader, RequestFailed
 from kappa_operator.cache import Cache
-from kappa_operator.client import ApiError, NotLeader
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PROBE_INTERVAL: Final = 10.0
 PROBE_SECONDS: Final = 2.0
@@ -73,7 +73,7 @@ class Claims:
             and names.function_key(claim.namespace, claim.function) == function_key
         ]
 
-    def done(self, pod_uid: str) -> None:
+    def settled(self, pod_uid: str) -> None:
         """The pod was taken over, or is gone; a claim that a gateway repeats is looked at anew."""
         self._confirmed.pop(pod_uid, None)
 
@@ -136,8 +136,10 @@ class Claims:
         if self._clock() - since >= adoption.UNCLAIMED_SECONDS:
             try:
                 await self._retire(pod, "it is specialized, and no gateway speaks for it")
-            except (ApiError, NotLeader, aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("a pod cannot be deleted, will try again", extra={"pod": pod.name, "error": str(error)})
+            except (RequestFailed, NotLeader) as error:
+                logger.warning("a pod cannot be deleted, will try again", extra={"pod": pod.name, "error": str(error)})
+            else:
+                self.settled(pod.uid)
 
     async def _confirm(self, pod: PodFacts) -> None:
         """Look at a pod that was just claimed until it says whose it is; the next look around sees to the rest."""
@@ -177,7 +179,7 @@ class Claims:
             ):
                 answer = json.loads(await response.content.read(MAX_ANSWER))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.debug("no answer from a pool pod", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)})
+            logger.debug("no answer from a pool pod", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)})
             return None
         if not isinstance(answer, dict) or not answer.get("function"):
             return None

@@ -9,7 +9,7 @@ import aiohttp
 
 from kappa_core import demand, wire
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_RETRY: Final = 0.1
 LONGEST_RETRY: Final = 2.0
@@ -97,7 +97,7 @@ class DemandStreams:
                             # Only a full report says what the gateway does not need.
                             self.connected.add(name)
                             self._sink.connected(name)
-                            log.info("demand stream connected", extra={"gateway": name, "url": url})
+                            logger.info("demand stream connected", extra={"gateway": name, "url": url})
                             retry = FIRST_RETRY
                         self._sink.report(name, report)
                 problem = "the gateway ended the stream"
@@ -107,7 +107,9 @@ class DemandStreams:
                 if name in self.connected:
                     self.connected.discard(name)
                     self._sink.disconnected(name)
-            log.info("demand stream lost", extra={"gateway": name, "url": url, "problem": problem, "retry_in": retry})
+            logger.info(
+                "demand stream lost", extra={"gateway": name, "url": url, "problem": problem, "retry_in": retry}
+            )
             await asyncio.sleep(retry)
             retry = min(LONGEST_RETRY, retry * 2)
 

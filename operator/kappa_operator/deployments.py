@@ -9,11 +9,12 @@ from kappa_core import manifests, names
 from kappa_core.manifests import Manifest
 from kappa_core.observed import DeploymentFacts, Problem, deployment_facts
 from kappa_core.reasons import Reason
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache, FunctionRecord, deployment_function_key
-from kappa_operator.client import ApiError, Json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOOK_AGAIN: Final = 30.0
 """Seconds until a refusal is tried again that no watch would tell the end of."""
@@ -22,7 +23,7 @@ OLD_DEPLOYMENT: Final = 0.5
 
 
 class Writer(Protocol):
-    """The part of `client.Api` that reconciling needs."""
+    """The part of `kappa_kube.client.Client` that reconciling needs."""
 
     async def get(self, path: str) -> Json: ...
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json: ...
@@ -107,7 +108,7 @@ class Deployments:
         memory.desired, memory.digest = want, facts.digest
         if deployment_function_key(answer) == key:
             self._cache.deployments.put(key, facts)
-        log.info("Deployment applied", extra={"function": key, "revision": facts.revision, "new": known is None})
+        logger.info("Deployment applied", extra={"function": key, "revision": facts.revision, "new": known is None})
         return Applied(facts)
 
     async def _write(

@@ -8,16 +8,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-import aiohttp
-
 from kappa_core import names
 from kappa_core.function import Condition, FunctionStatus
 from kappa_core.reasons import ConditionType
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import NotLeader, RequestFailed
 from kappa_operator.cache import FunctionRecord
-from kappa_operator.client import ApiError, Json, NotLeader
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CONTROLLER: Final = f"{names.GROUP}/operator"
 NOTE_LIMIT: Final = 1000
@@ -73,8 +72,8 @@ class EventRecorder:
             event = queue.popleft()
             try:
                 await self._api.create(paths.collection(paths.EVENTS, event["metadata"]["namespace"]), event)
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.info("cannot write an Event", extra={"reason": event["reason"], "error": str(error)})
+            except RequestFailed as error:
+                logger.info("cannot write an Event", extra={"reason": event["reason"], "error": str(error)})
             except NotLeader:
                 return
             await asyncio.sleep(1 / PER_SECOND)

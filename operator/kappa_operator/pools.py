@@ -16,11 +16,12 @@ from kappa_core.manifests import Platform
 from kappa_core.observed import DeploymentFacts, deployment_facts
 from kappa_core.pool import PoolSettings
 from kappa_core.pool_manifest import pool_deployment, pool_deployment_name
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache, pod_record, pool_key
-from kappa_operator.client import ApiError, Json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LINGER_SECONDS: Final = 10.0
 """A pool that nobody uses stays so long: its Function may be about to be made anew."""
@@ -30,10 +31,9 @@ LEAVE_SECONDS: Final = 1.0
 
 
 class Writer(Protocol):
-    """The part of `client.Api` that pools need."""
+    """The part of `kappa_kube.client.Client` that pools need."""
 
     async def get(self, path: str) -> Json: ...
-    async def create(self, path: str, body: Json) -> Json: ...
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json: ...
     async def merge_patch(self, path: str, body: Json) -> Json: ...
     async def delete(self, path: str, uid: str) -> None: ...
@@ -126,7 +126,7 @@ class Pools:
         name = desired["metadata"]["name"]
         path = paths.item(paths.DEPLOYMENTS, namespace, name)
         if known is None and not await self._is_ours(key, path):
-            log.warning(
+            logger.warning(
                 "a Deployment is in the way of a warm pool: delete or rename it, or set the pool's size to 0",
                 extra={"namespace": namespace, "deployment": name},
             )
@@ -141,7 +141,7 @@ class Pools:
         self._applied[key] = (want, facts.digest)
         self._cache.pools.put(key, facts)
         if known is None or known.replicas != replicas:
-            log.info("warm pool sized", extra={"pool": key, "replicas": replicas, "new": known is None})
+            logger.info("warm pool sized", extra={"pool": key, "replicas": replicas, "new": known is None})
         if known is not None and replicas < known.replicas:
             # a marked pod stays if another one, that was not ready, went in its place
             return min(LEAVE_SECONDS, again) if again is not None else LEAVE_SECONDS
@@ -212,5 +212,5 @@ class Pools:
             return left
         name = pool_deployment_name(runtime, self._settings.operator)
         await self._api.delete(paths.item(paths.DEPLOYMENTS, namespace, name), known.uid)
-        log.info("warm pool removed: no Function uses it", extra={"pool": key})
+        logger.info("warm pool removed: no Function uses it", extra={"pool": key})
         return LINGER_SECONDS

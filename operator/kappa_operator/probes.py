@@ -13,7 +13,7 @@ from kappa_core import names, wire
 from kappa_core.observed import PodFacts, Problem
 from kappa_core.reasons import Reason
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_DELAY: Final = 1.0
 """Seconds a pod may run before it is asked: most are ready by then."""
@@ -93,7 +93,9 @@ class InitProbes:
                 async with self._limit:
                     problem, known = await self._ask_once(pod)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                log.debug("no answer from the agent", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)})
+                logger.debug(
+                    "no answer from the agent", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)}
+                )
                 continue
             if problem is not None:
                 self._failures.setdefault(key, {})[pod.uid] = problem

@@ -17,13 +17,13 @@ from kappa_core.observed import DeploymentFacts, PodFacts, Problem
 from kappa_core.pool import PoolSettings
 from kappa_core.reasons import Reason
 from kappa_core.status import COLD_START, Observation, derive, material, seen_problem
-from kappa_operator import paths
-from kappa_operator.cache import Cache, FunctionRecord, Raw, function_record
-from kappa_operator.client import ApiError
+from kappa_kube import paths
+from kappa_kube.errors import ApiError
+from kappa_operator.cache import Cache, FunctionRecord, function_record
 from kappa_operator.deployments import Deployments, Writer
 from kappa_operator.references import config_maps, missing_config
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MISSING_GRACE: Final = 0.5
 """Seconds in which a ConfigMap may follow its Function: `kubectl apply` sends a file's objects one after the other."""
@@ -156,9 +156,9 @@ class Reconciler:
                     await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
                 except ApiError as error:
                     # Not worth the rest of the reconciling: the kubelet starts it in the end.
-                    log.warning("a pod cannot be replaced", extra={"pod": pod.name, "error": str(error)})
+                    logger.warning("a pod cannot be replaced", extra={"pod": pod.name, "error": str(error)})
                     continue
-                log.info("a pod whose runtime ended again is replaced", extra={"function": key, "pod": pod.name})
+                logger.info("a pod whose runtime ended again is replaced", extra={"function": key, "pod": pod.name})
 
     # What there should be
 
@@ -217,7 +217,7 @@ class Reconciler:
         }
         path = paths.item(paths.FUNCTIONS, record.namespace, record.name, "status")
         try:
-            answer: Raw = await self._api.apply(path, body)
+            answer = await self._api.apply(path, body)
         except ApiError as error:
             if error.status in (404, 409):
                 # Deleted, or deleted and made anew: the watch brings what there is now.

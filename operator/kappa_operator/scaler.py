@@ -15,7 +15,7 @@ from kappa_core import names, scaling
 from kappa_core.demand import DemandReport, FunctionDemand, merge
 from kappa_core.observed import PodFacts
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
 GONE_SECONDS: Final = 3.0
@@ -196,7 +196,7 @@ class Scaler:
                 except Exception as error:
                     delay = RETRY_SECONDS[min(state.failures, len(RETRY_SECONDS) - 1)]
                     state.failures += 1
-                    log.warning(
+                    logger.warning(
                         "cannot scale, will try again",
                         extra={"function": key, "replicas": wanted, "error": str(error), "retry_in": delay},
                     )
@@ -210,7 +210,7 @@ class Scaler:
                 state.replicas, state.seen_version = wanted, max(version, state.seen_version)
                 self._observe("up" if wanted > before else "down", self._clock() - since)
                 since = self._clock()
-                log.info("scaled", extra={"function": key, "from": before, "to": wanted})
+                logger.info("scaled", extra={"function": key, "from": before, "to": wanted})
         finally:
             state.patching = None
 
@@ -230,4 +230,4 @@ class Scaler:
         )
         for result in results:
             if isinstance(result, Exception):
-                log.info("cannot mark a pod's deletion cost", extra={"function": key, "error": str(result)})
+                logger.info("cannot mark a pod's deletion cost", extra={"function": key, "error": str(result)})

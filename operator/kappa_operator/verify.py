@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from kappa_core.function import Function, FunctionStatus
 from kappa_core.reasons import ConditionType, Reason
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LINGER_SECONDS: Final = 20.0
 """A pod that cannot start stays this long: the kubelet tries again by itself, and the Secret may be about to come."""
@@ -132,7 +132,7 @@ class Verifier:
         self._active.discard(key)
         self._scaler.release(key)
         attempt.timer = self._call_later(delay, lambda: self._again(key, attempt))
-        log.info("a pod template has not started yet", extra={"function": key, "next_try_in": delay})
+        logger.info("a pod template has not started yet", extra={"function": key, "next_try_in": delay})
         self._pump()
 
     def _again(self, key: str, attempt: _Try) -> None:

@@ -1,4 +1,4 @@
-"""Paths of the API server for the objects that the operator touches."""
+"""Paths of the API server for the objects that Kappa touches."""
 
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ EVENTS = "apis/events.k8s.io/v1/{}events"
 
 
 def collection(resource: str, namespace: str | None) -> str:
-    """The list of a resource in one namespace, or in all of them where it is None."""
+    """The list of a resource in one namespace, or in all of them where it is None or empty."""
     return "/" + resource.format(f"namespaces/{quote(namespace, safe='')}/" if namespace else "")
 
 

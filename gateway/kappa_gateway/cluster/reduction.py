@@ -1,4 +1,4 @@
-"""A pod's JSON → `backend.Pod`: pure, and the only place that knows which fields of a pod the gateway reads."""
+"""A pod's JSON → `backend.Pod` or `backend.PoolPod`: pure, and alone in knowing which fields the gateway reads."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,23 +13,27 @@ _CONDITIONS: Final = {
     "Ready": "ready",
 }
 """Condition type → phase, for conditions that became True (Kubernetes' pod conditions)."""
-_GONE: Final = frozenset({"Succeeded", "Failed"})
+_ENDED: Final = frozenset({"Succeeded", "Failed"})
+
+
+def has_ended(raw: Mapping[str, Any]) -> bool:
+    """All its containers have ended, and will not start again."""
+    return (raw.get("status") or {}).get("phase") in _ENDED
 
 
 def reduce_pod(raw: Mapping[str, Any], seen_at: float | None = None, previous: Pod | None = None) -> Pod | None:
     """The pod that the gateway knows; None for one that has ended and will never serve again.
 
-    `seen_at` is the time (seconds since the epoch) at which a watch brought this state, None when it came by a list.
-    Kubernetes truncates its timestamps to whole seconds; where a phase is first seen by a watch, the true moment is
-    no later than `seen_at` and less than a second after the timestamp, so that is what is kept: a cold start takes a
-    third of a second, and would otherwise be measured with an error larger than itself. `previous` is the same pod as
-    it was last read: a phase once known stays as it is.
+    `seen_at` is when a watch brought this state, in seconds since the epoch; None when a list did. Kubernetes truncates
+    its timestamps to whole seconds. The true moment of a phase that a watch brought first is no later than `seen_at` and
+    less than a second after the timestamp, so that is kept: a cold start takes a third of a second, and the timestamps
+    alone would give an error larger than that. `previous` is the same pod as it was last read: a known phase stays.
 
-    Raises `KeyError` for JSON that is no pod of a function.
+    Raises `KeyError` for JSON that is not a function's pod.
     """
     metadata = raw["metadata"]
     status = raw.get("status") or {}
-    if status.get("phase") in _GONE:
+    if has_ended(raw):
         return None
     annotations = metadata.get("annotations") or {}
     phases = dict(previous.phases) if previous else {}
@@ -44,7 +48,6 @@ def reduce_pod(raw: Mapping[str, Any], seen_at: float | None = None, previous: P
         port=_number(annotations.get(names.ANNOTATION_PORT), names.AGENT_PORT, 65535),
         concurrency=_number(annotations.get(names.ANNOTATION_CONCURRENCY), 1, 1000),
         protocol=_protocol(annotations.get(names.ANNOTATION_PROTOCOL)),
-        ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or ()),
         terminating=bool(metadata.get("deletionTimestamp")),
         created_at=phases.get("created"),
         phases=phases,
@@ -52,11 +55,11 @@ def reduce_pod(raw: Mapping[str, Any], seen_at: float | None = None, previous: P
 
 
 def reduce_pool_pod(raw: Mapping[str, Any]) -> PoolPod | None:
-    """A pool's pod; None for one that has ended or is about to. Raises `KeyError` for JSON that is none."""
+    """A pool pod; None for one that has ended or is terminating. Raises `KeyError` for JSON that is not one."""
     metadata = raw["metadata"]
     status = raw.get("status") or {}
     annotations = metadata.get("annotations") or {}
-    if status.get("phase") in _GONE or metadata.get("deletionTimestamp"):
+    if has_ended(raw) or metadata.get("deletionTimestamp"):
         return None
     return PoolPod(
         namespace=metadata["namespace"],

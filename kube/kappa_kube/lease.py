@@ -1,8 +1,8 @@
 """Leader election by a Lease (coordination.k8s.io/v1), as client-go does it.
 
-Who holds the Lease leads. The holder renews it every `retry_period`; when it has not managed to for `renew_deadline` it
-stops leading, before others may take the Lease after `lease_duration` of silence. Others judge silence by their own
-clock, from when they saw the Lease change last, so clocks need not agree.
+Who holds the Lease leads. The holder renews it every `retry` seconds. When it has not managed to for `renew_deadline`
+seconds it stops leading, before another replica may take the Lease after `duration` seconds without a renewal. The others
+measure that by their own clock, from when they saw the Lease change last, so clocks need not agree.
 """
 
 import asyncio
@@ -15,25 +15,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-import aiohttp
+from kappa_kube import paths
+from kappa_kube.clock import Clock, Sleep
+from kappa_kube.connection import Json
+from kappa_kube.errors import ApiError, LeaseLost, RequestFailed
 
-from kappa_operator import paths
-from kappa_operator.client import ApiError, Json
-
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 JITTER: Final = 0.2
-_UNREACHABLE: Final = (ApiError, aiohttp.ClientError, TimeoutError, OSError)
+_RELEASE_SECONDS: Final = 2.0
 
 
 class LeaseApi(Protocol):
+    """The part of `client.Client` that a Lease needs; without a fence, for the Lease decides who may write."""
+
     async def get(self, path: str) -> Json: ...
-    async def write_lease(self, method: str, path: str, body: Json, timeout: float) -> Json: ...
-    def fence(self, until: float) -> None: ...
-
-
-class LeaseLost(Exception):
-    """The Lease could not be renewed in time, or somebody else has it: stop at once."""
+    async def create(self, path: str, body: Json, *, timeout: float) -> Json: ...
+    async def replace(self, path: str, body: Json, *, timeout: float) -> Json: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,10 @@ class LeaseTimes:
 
 
 class Lease:
-    """`acquire()`, then `keep()` until it raises `LeaseLost` or is cancelled, then `release()`."""
+    """`acquire()`, then `keep()` until it raises `LeaseLost` or is cancelled, then `release()`.
+
+    `held()` is the fence: True while no other replica can have the Lease.
+    """
 
     def __init__(
         self,
@@ -62,7 +63,9 @@ class Lease:
         name: str,
         identity: str,
         times: LeaseTimes,
-        clock: Callable[[], float] = time.monotonic,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._api = api
@@ -71,61 +74,61 @@ class Lease:
         self._identity = identity
         self._times = times
         self._clock = clock
+        self._sleep = sleep
         self._now = now
         self._path = paths.item(paths.LEASES, namespace, name)
         self._seen: tuple[str, float] | None = None
         """The Lease's resourceVersion, and when it was first seen."""
         self._lease: Json = {}
         self.held_until = 0.0
-        """By the monotonic clock."""
+        """By the clock."""
         self.holder = ""
+
+    def held(self) -> bool:
+        return self._clock() < self.held_until
 
     async def acquire(self) -> None:
         """Return once this replica leads."""
-        told = ""
+        logged = ""
         while True:
-            started = self._clock()
             try:
-                if await self._try(started):
-                    log.info("leading", extra={"identity": self._identity})
+                if await self.attempt():
+                    logger.info("leading", extra={"identity": self._identity})
                     return
-                if self.holder != told:
-                    told = self.holder
-                    log.info("standing by", extra={"leader": told, "identity": self._identity})
-            except _UNREACHABLE as error:
-                log.warning("cannot get the Lease, will try again", extra={"error": str(error)})
-            await asyncio.sleep(self._times.retry * (1 + JITTER * random.random()))  # noqa: S311
+                if self.holder != logged:
+                    logged = self.holder
+                    logger.info("standing by", extra={"leader": logged, "identity": self._identity})
+            except RequestFailed as error:
+                logger.warning("cannot get the Lease, will try again", extra={"error": str(error)})
+            await self._sleep(self._times.retry * (1 + JITTER * random.random()))  # noqa: S311 - jitter
 
     async def keep(self) -> None:
         """Renew for as long as that works. Raises `LeaseLost`."""
         while True:
-            await asyncio.sleep(min(self._times.retry, max(0.0, self.held_until - self._clock())))
-            started = self._clock()
-            if started >= self.held_until:
+            await self._sleep(min(self._times.retry, max(0.0, self.held_until - self._clock())))
+            left = self.held_until - self._clock()
+            if left <= 0:
                 raise LeaseLost(f"the Lease {self._name!r} could not be renewed for {self._times.renew_deadline} s")
             try:
-                async with asyncio.timeout(self.held_until - started):
-                    if not await self._try(started):
+                async with asyncio.timeout(left):
+                    if not await self.attempt():
                         raise LeaseLost(f"the Lease {self._name!r} was taken by {self.holder!r}")
-            except _UNREACHABLE as error:
-                log.warning("cannot renew the Lease, will try again", extra={"error": str(error)})
+            except (RequestFailed, TimeoutError) as error:
+                logger.warning("cannot renew the Lease, will try again", extra={"error": str(error)})
 
     async def release(self) -> None:
         """Give it up, so that another replica need not wait for it to run out. Best effort."""
-        if self._clock() >= self.held_until:
+        if not self.held():
             return
-        self._hold(0.0)
+        self.held_until = 0.0
         spec = {**self._lease.get("spec", {}), "holderIdentity": "", "leaseDurationSeconds": 1}
-        with contextlib.suppress(*_UNREACHABLE):
-            await self._api.write_lease("PUT", self._path, {**self._lease, "spec": spec}, 2.0)
-            log.info("Lease released", extra={"identity": self._identity})
+        with contextlib.suppress(RequestFailed):
+            await self._api.replace(self._path, {**self._lease, "spec": spec}, timeout=_RELEASE_SECONDS)
+            logger.info("Lease released", extra={"identity": self._identity})
 
-    def _hold(self, until: float) -> None:
-        self.held_until = until
-        self._api.fence(until)
-
-    async def _try(self, started: float) -> bool:
-        """Create, take or renew it; False if another one holds it. Raises what the API raises."""
+    async def attempt(self) -> bool:
+        """Create, take or renew it, once; False if another replica holds it. Raises `RequestFailed`."""
+        started = self._clock()
         try:
             lease = await self._api.get(self._path)
         except ApiError as error:
@@ -149,16 +152,19 @@ class Lease:
                 "leaseTransitions": spec.get("leaseTransitions", 0) + (0 if mine else 1),
             },
         }
-        path = self._path if lease else paths.collection(paths.LEASES, self._namespace)
         try:
-            self._lease = await self._api.write_lease("PUT" if lease else "POST", path, body, self._times.retry)
+            if lease:
+                self._lease = await self._api.replace(self._path, body, timeout=self._times.retry)
+            else:
+                leases = paths.collection(paths.LEASES, self._namespace)
+                self._lease = await self._api.create(leases, body, timeout=self._times.retry)
         except ApiError as error:
             if error.status == 409:
-                # Somebody was faster, or it changed in between: the next look says who holds it.
-                return self._clock() < self.held_until
+                # Another replica was faster, or it changed in between: the next attempt shows who holds it.
+                return self.held()
             raise
         self.holder = self._identity
-        self._hold(started + self._times.renew_deadline)
+        self.held_until = started + self._times.renew_deadline
         return True
 
     def _may_take(self, lease: Json) -> bool:

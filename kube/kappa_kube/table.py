@@ -1,7 +1,7 @@
-"""What a backend has seen of one resource, over all its scopes (namespaces, or the whole cluster), told to the sink."""
+"""What reflectors have read of one resource, over all its scopes (namespaces, or the whole cluster), and its listener."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -9,7 +9,10 @@ Key = tuple[str, str]
 
 
 class Reader(Protocol[T]):
-    """Makes what the gateway keeps of an object's JSON; None: it is not to be served (any more)."""
+    """Reduces an object's JSON to what is kept of it; None: it is left out, or removed.
+
+    `seen_at` is when a watch brought it, in seconds since the epoch, None for a list; `previous` what is kept so far.
+    """
 
     def __call__(self, raw: Mapping[str, Any], seen_at: float | None, previous: T | None, /) -> T | None: ...
 
@@ -19,7 +22,7 @@ def key_of(raw: Mapping[str, Any]) -> Key:
 
 
 class Table(Generic[T]):
-    """Every scope's objects. The sink hears nothing until each scope was listed once, then one `replace`, then changes.
+    """Every scope's objects. The listener is called with one `replace` when each scope was listed once, then with changes.
 
     A scope that the API server refuses counts as empty until it can be listed, unless no scope can be: one namespace
     that was deleted must not keep all the others from being served.
@@ -37,12 +40,25 @@ class Table(Generic[T]):
         self._objects: dict[str, dict[Key, T] | None] = dict.fromkeys(scopes)
         self._refused: set[str] = set()
         self._read = read
-        self._sink_replace = replace
-        self._sink_put = put
-        self._sink_remove = remove
+        self._on_replace = replace
+        self._on_put = put
+        self._on_remove = remove
+
+    @classmethod
+    def of_few(cls, scopes: Sequence[str], read: Reader[T], changed: Callable[[Mapping[Key, T]], None]) -> Self:
+        """A table whose listener gets all objects at each change."""
+
+        def pass_on(*_: object) -> None:
+            changed(table.objects())
+
+        table = cls(scopes, read, replace=pass_on, put=pass_on, remove=pass_on)
+        return table
+
+    def objects(self) -> dict[Key, T]:
+        return {key: item for objects in self._objects.values() if objects for key, item in objects.items()}
 
     def read(self, scope: str, raw: Mapping[str, Any]) -> tuple[Key, T] | None:
-        """One object of a list that is being taken, reduced at once so that the list's JSON can be let go."""
+        """One object of a list that is being read, reduced at once so that the list's JSON can be freed."""
         key = key_of(raw)
         item = self._read(raw, None, (self._objects[scope] or {}).get(key))
         return None if item is None else (key, item)
@@ -51,13 +67,13 @@ class Table(Generic[T]):
         """A complete list of one scope: what is not in it is gone."""
         self._objects[scope] = objects
         self._refused.discard(scope)
-        self._tell_all()
+        self._notify_all()
 
     def refuse(self, scope: str) -> None:
         """The API server does not let this scope be listed; what was known of it stays."""
         if self._objects[scope] is None and scope not in self._refused:
             self._refused.add(scope)
-            self._tell_all()
+            self._notify_all()
 
     def put(self, scope: str, raw: Mapping[str, Any], seen_at: float) -> None:
         objects = self._objects[scope]
@@ -70,18 +86,18 @@ class Table(Generic[T]):
         elif item != previous:
             objects[key] = item
             if self._synced:
-                self._sink_put(item)
+                self._on_put(item)
 
     def remove(self, scope: str, raw: Mapping[str, Any]) -> None:
         objects = self._objects[scope]
         assert objects is not None, "a watch starts after its list"
         key = key_of(raw)
         if objects.pop(key, None) is not None and self._synced:
-            self._sink_remove(*key)
+            self._on_remove(*key)
 
-    def _tell_all(self) -> None:
+    def _notify_all(self) -> None:
         if self._synced:
-            self._sink_replace([item for objects in self._objects.values() if objects for item in objects.values()])
+            self._on_replace(list(self.objects().values()))
 
     @property
     def _synced(self) -> bool:
