@@ -9,6 +9,7 @@ import pytest
 from kappa_core import adoption, names
 from kappa_core.demand import Claim, DemandReport
 from kappa_core.observed import PodFacts, pod_facts
+from kappa_kube.errors import Disconnected
 from kappa_operator.cache import Cache, PodRecord
 from kappa_operator.claims import Claims
 
@@ -159,7 +160,7 @@ async def test_a_pod_that_cannot_be_deleted_is_tried_again(pods: Pods, clock: An
     real: Callable[[PodFacts, str], Awaitable[None]] = pods.claims._retire
 
     async def fail(pod: PodFacts, why: str) -> None:
-        raise TimeoutError
+        raise Disconnected("no answer in time")
 
     pods.claims._retire = fail
     await pods.claims.look_around()

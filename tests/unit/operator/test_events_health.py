@@ -90,11 +90,11 @@ async def test_a_note_fits_the_api(recorder: EventRecorder) -> None:
 
 
 def test_a_standby_is_healthy_and_ready(clock: Any) -> None:
-    assert Health(clock).ready() == (True, "standing by")
+    assert Health(lambda: 0, clock).ready() == (True, "standing by")
 
 
 def test_a_leader_is_ready_once_it_has_listed_everything(clock: Any) -> None:
-    health = Health(clock)
+    health = Health(lambda: 0, clock)
     health.leading = True
     assert health.ready()[0] is False
     health.synced = True
@@ -102,9 +102,8 @@ def test_a_leader_is_ready_once_it_has_listed_everything(clock: Any) -> None:
 
 
 def test_work_that_waits_and_is_not_done_shows(clock: Any) -> None:
-    health = Health(clock)
+    health = Health(lambda: 3, clock)
     health.leading = health.synced = True
-    health.waiting = lambda: 3
     health.progress()
     clock.advance(FRESH_SECONDS + 1)
     assert health.ready() == (False, f"3 Functions wait and none was reconciled for {FRESH_SECONDS + 1:.0f} s")
@@ -116,7 +115,7 @@ def test_work_that_waits_and_is_not_done_shows(clock: Any) -> None:
 
 
 def test_having_nothing_to_do_is_no_fault(clock: Any) -> None:
-    health = Health(clock)
+    health = Health(lambda: 0, clock)
     health.leading = health.synced = True
     clock.advance(3600)
     assert health.ready()[0] is True

@@ -11,9 +11,9 @@ from kappa_core.demand import Claim
 from kappa_core.manifests import Platform, RuntimeImage
 from kappa_core.observed import PodFacts
 from kappa_core.pool import PoolSettings
-from kappa_operator.adoption import Adoption
+from kappa_kube.errors import ApiError
+from kappa_operator.adoption import Adoption, Retirement
 from kappa_operator.cache import Cache
-from kappa_operator.client import ApiError
 from kappa_operator.reconcile import Reconciler
 
 KEY = "default/hello"
@@ -133,7 +133,7 @@ class Told:
     def confirmed(self, key: str) -> list[tuple[PodFacts, Claim]]:
         return [(pod, self.claims[pod.uid]) for pod in self.cache.free_pods() if pod.uid in self.claims and key == KEY]
 
-    def done(self, pod_uid: str) -> None: ...
+    def settled(self, pod_uid: str) -> None: ...
 
 
 class Scaler:
@@ -180,7 +180,15 @@ class Operator:
         self.told = Told(self.cache, claims)
         scaler = Scaler(cluster, demand)
         self.adoption = Adoption(
-            cluster.api, self.cache, PLATFORM, SETTINGS, scaler, self.told, self.told.outcomes.append, clock
+            cluster.api,
+            self.cache,
+            PLATFORM,
+            SETTINGS,
+            scaler,
+            self.told,
+            Retirement(cluster.api, self.told.outcomes.append),
+            self.told.outcomes.append,
+            clock,
         )
         self.reconciler = Reconciler(
             cluster.api, self.cache, PLATFORM, "http://gateway", scaler, self.told, self.told, self.told, self.adoption,

@@ -8,8 +8,8 @@ import pytest
 
 from kappa_core import names, scaling
 from kappa_core.manifests import Platform, RuntimeImage
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache
-from kappa_operator.client import ApiError
 from kappa_operator.reconcile import MISSING_GRACE, SOFT_STATUS_DELAY, Reconciler
 
 KEY = "default/hello"

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import pytest
+from fake_clock import FakeClock
+from waiting import eventually
 
-from kappa_operator.workqueue import FIRST_DELAY, WorkQueue
+from kappa_kube.workqueue import FIRST_DELAY, WorkQueue
 
 
 class Work:
@@ -37,19 +38,16 @@ class Work:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    for _ in range(5000):
-        if condition():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("not so in time")
+    await eventually(condition, "the work")
 
 
 class Running:
-    def __init__(self, queue: WorkQueue) -> None:
+    def __init__(self, queue: WorkQueue, work: Any) -> None:
         self.queue = queue
+        self.work = work
 
     async def __aenter__(self) -> WorkQueue:
-        self.task = asyncio.create_task(self.queue.run())
+        self.task = asyncio.create_task(self.queue.run(self.work))
         await asyncio.sleep(0)
         return self.queue
 
@@ -60,10 +58,10 @@ class Running:
 
 async def test_a_key_added_often_runs_once() -> None:
     work = Work()
-    queue = WorkQueue(work, 2)
+    queue = WorkQueue(2)
     for _ in range(5):
         queue.add("a")
-    async with Running(queue):
+    async with Running(queue, work):
         await until(lambda: queue.idle)
     assert work.runs == ["a"]
 
@@ -71,7 +69,7 @@ async def test_a_key_added_often_runs_once() -> None:
 async def test_a_key_added_while_it_runs_runs_again_afterwards() -> None:
     work = Work()
     work.gate = asyncio.Event()
-    async with Running(WorkQueue(work, 4)) as queue:
+    async with Running(WorkQueue(4), work) as queue:
         queue.add("a")
         await until(lambda: work.running == ["a"])
         queue.add("a")
@@ -83,7 +81,7 @@ async def test_a_key_added_while_it_runs_runs_again_afterwards() -> None:
 
 async def test_no_more_run_at_once_than_there_are_workers() -> None:
     work = Work()
-    async with Running(WorkQueue(work, 3)) as queue:
+    async with Running(WorkQueue(3), work) as queue:
         for number in range(50):
             queue.add(str(number))
         await until(lambda: queue.idle)
@@ -91,78 +89,104 @@ async def test_no_more_run_at_once_than_there_are_workers() -> None:
     assert work.most == 3
 
 
-async def test_what_fails_comes_back_and_is_reported() -> None:
+async def test_what_fails_comes_back_and_is_reported(clock: FakeClock) -> None:
     work, errors = Work(), []
     work.fail = lambda key: len(work.runs) < 3
-    queue = WorkQueue(work, 1, lambda key, error: errors.append((key, str(error))), jitter=lambda: 0.0)
-    async with Running(queue):
+    queue = WorkQueue(1, lambda key, error: errors.append((key, str(error))), clock=clock, call_later=clock.call_later)
+    async with Running(queue, work):
         queue.add("a")
-        await until(lambda: len(work.runs) == 3)
+        for count in (1, 2):
+            await until(lambda count=count: len(errors) == count and clock.timers)
+            clock.advance(1)
+        await until(lambda: len(work.runs) == 3 and queue.idle)
     assert errors == [("a", "no"), ("a", "no")]
+    assert clock.timers == []
 
 
-async def test_each_failure_waits_longer_and_a_success_forgets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_failure_waits_longer_and_a_success_forgets_them(clock: FakeClock) -> None:
     work = Work()
     work.fail = lambda key: True
     delays: list[float] = []
-    queue = WorkQueue(work, 1, jitter=lambda: 1.0)
-    monkeypatch.setattr(queue, "add_after", lambda key, seconds: delays.append(seconds))
-    async with Running(queue):
-        for count in range(1, 5):
-            queue.add("a")
-            await until(lambda count=count: len(delays) == count)
-        work.fail = lambda key: False
+    queue = WorkQueue(1, jitter=lambda: 1.0, clock=clock, call_later=clock.call_later)
+    async with Running(queue, work):
         queue.add("a")
-        await until(lambda: queue.idle)
+        for _ in range(4):
+            await until(lambda: clock.timers)
+            delays += clock.delays()
+            work.fail = lambda key: len(work.runs) < 5
+            clock.advance(delays[-1])
+        await until(lambda: len(work.runs) == 5 and queue.idle)
+        assert clock.timers == []
         work.fail = lambda key: True
         queue.add("a")
-        await until(lambda: len(delays) == 5)
+        await until(lambda: clock.timers)
+        delays += clock.delays()
     assert delays == [FIRST_DELAY, FIRST_DELAY * 2, FIRST_DELAY * 4, FIRST_DELAY * 8, FIRST_DELAY]
 
 
-async def test_the_api_servers_word_for_waiting_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_api_servers_word_for_waiting_counts(clock: FakeClock) -> None:
     class Busy(Exception):
         retry_after = 7.0
 
     async def work(key: str) -> None:
         raise Busy
 
-    delays: list[float] = []
-    queue = WorkQueue(work, 1)
-    monkeypatch.setattr(queue, "add_after", lambda key, seconds: delays.append(seconds))
-    async with Running(queue):
+    queue = WorkQueue(1, clock=clock, call_later=clock.call_later)
+    async with Running(queue, work):
         queue.add("a")
-        await until(lambda: delays)
-    assert delays == [7.0]
+        await until(lambda: clock.timers)
+        assert clock.delays() == [7.0]
 
 
-async def test_the_earlier_of_two_times_counts_and_an_add_replaces_both() -> None:
+async def test_the_earlier_of_two_times_counts_and_an_add_replaces_both(clock: FakeClock) -> None:
     work = Work()
-    async with Running(WorkQueue(work, 1)) as queue:
+    queue = WorkQueue(1, clock=clock, call_later=clock.call_later)
+    async with Running(queue, work):
         queue.add_after("a", 60)
-        queue.add_after("a", 0.01)
+        queue.add_after("a", 10)
         queue.add_after("a", 30)
+        assert clock.delays() == [10.0]
+        clock.advance(9.9)
+        assert queue.idle
+        clock.advance(0.2)
         await until(lambda: work.runs == ["a"])
-        queue.add_after("b", 0.02)
+        queue.add_after("b", 20)
         queue.add("b")
         await until(lambda: work.runs == ["a", "b"])
-        await asyncio.sleep(0.05)
-    assert work.runs == ["a", "b"]
+        assert clock.timers == []
 
 
-async def test_work_may_ask_to_come_back() -> None:
+async def test_work_may_ask_to_come_back(clock: FakeClock) -> None:
     work = Work()
-    work.again["a"] = 0.005
-    async with Running(WorkQueue(work, 1)) as queue:
+    work.again["a"] = 5.0
+    queue = WorkQueue(1, clock=clock, call_later=clock.call_later)
+    async with Running(queue, work):
+        queue.add("a")
+        await until(lambda: clock.timers)
+        clock.advance(5.0)
+        await until(lambda: work.runs == ["a", "a"])
+
+
+async def test_the_event_loops_own_timers_are_the_default() -> None:
+    work = Work()
+    work.again["a"] = 0.001
+    async with Running(WorkQueue(1), work) as queue:
         queue.add("a")
         await until(lambda: work.runs == ["a", "a"])
+
+
+async def test_what_waits_for_its_time_ends_with_the_queue(clock: FakeClock) -> None:
+    work = Work()
+    async with Running(WorkQueue(1, clock=clock, call_later=clock.call_later), work) as queue:
+        queue.add_after("a", 5)
+    assert clock.timers == []
 
 
 async def test_a_stop_ends_what_runs_and_drops_what_waits() -> None:
     work = Work()
     work.gate = asyncio.Event()
-    queue = WorkQueue(work, 1)
-    task = asyncio.create_task(queue.run())
+    queue = WorkQueue(1)
+    task = asyncio.create_task(queue.run(work))
     queue.add("a")
     queue.add("b")
     await until(lambda: work.running == ["a"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kappa_core import names
-from kappa_gateway.kubernetes.reduction import reduce_pod
+from kappa_gateway.cluster.reduction import reduce_pod
 
 CREATED = 1_700_000_000.0
 
@@ -54,7 +54,7 @@ def test_a_running_pod_is_read_whole() -> None:
     assert pod is not None
     assert (pod.namespace, pod.name, pod.function) == ("team-a", "fn-hello-abc", "hello")
     assert (pod.host, pod.port, pod.concurrency, pod.protocol) == ("10.1.2.3", 9000, 7, "http")
-    assert pod.ready
+    assert "ready" in pod.phases
     assert not pod.terminating
     assert pod.created_at == CREATED
     assert dict(pod.phases) == {
@@ -73,7 +73,7 @@ def test_a_pod_that_was_just_made_has_no_address_and_the_defaults() -> None:
     pod = reduce_pod(raw)
     assert pod is not None
     assert (pod.host, pod.port, pod.concurrency, pod.protocol) == (None, names.AGENT_PORT, 1, "lambda")
-    assert not pod.ready
+    assert "ready" not in pod.phases
     assert dict(pod.phases) == {"created": CREATED}
 
 
@@ -89,7 +89,7 @@ def test_an_annotation_that_makes_no_sense_is_as_good_as_none(text: str) -> None
 def test_a_condition_that_is_false_is_no_phase() -> None:
     pod = reduce_pod(raw_pod(conditions=[condition("PodScheduled", 1, "False"), condition("Ready", 1, "False")]))
     assert pod is not None
-    assert not pod.ready
+    assert "ready" not in pod.phases
     assert dict(pod.phases) == {"created": CREATED}
 
 

@@ -1,8 +1,8 @@
-"""What the sink hears of a table's scopes."""
+"""What a table's listener is called with, over several scopes."""
 
 import pytest
 
-from kappa_gateway.kubernetes.table import Table
+from kappa_kube.table import Table
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def raw(namespace, name):
     return {"metadata": {"namespace": namespace, "name": name}}
 
 
-def test_nothing_is_told_before_every_scope_was_listed(table, heard):
+def test_the_listener_is_not_called_before_every_scope_was_listed(table, heard):
     table.replace("a", {("a", "x"): "x"})
     table.put("a", raw("a", "y"), 0.0)
     assert heard == []
@@ -55,3 +55,15 @@ def test_what_was_known_of_a_scope_stays_when_it_is_refused(table, heard):
     table.replace("b", {("b", "z"): "z"})
     table.refuse("b")
     assert heard == [("replace", ["x", "z"])]
+
+
+def test_a_table_of_few_passes_on_all_objects_at_each_change():
+    heard = []
+    table = Table.of_few(
+        ["a"], lambda raw, seen_at, previous: raw["metadata"]["name"], lambda all_: heard.append(dict(all_))
+    )
+    table.replace("a", {("a", "x"): "x"})
+    table.put("a", raw("a", "y"), 0.0)
+    table.put("a", raw("a", "y"), 1.0)
+    table.remove("a", raw("a", "x"))
+    assert heard == [{("a", "x"): "x"}, {("a", "x"): "x", ("a", "y"): "y"}, {("a", "y"): "y"}]
