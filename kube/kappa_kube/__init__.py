@@ -1,4 +1,4 @@
-"""The Kubernetes floor under the operator and the gateway. It may import `kappa_core` and libraries, nothing else of Kappa.
+"""The Kubernetes floor under the operator and the gateway. Of Kappa it may import `kappa_core` alone.
 
 From the bottom up:
 

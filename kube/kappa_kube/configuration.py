@@ -21,7 +21,7 @@ from kappa_kube.errors import NoCluster
 
 
 async def load(kubeconfig: str | None = None) -> Configuration:
-    """The configuration by the rule above; `kubeconfig`, a path, takes the place of the variable. Raises `NoCluster`."""
+    """The configuration by the rule above; the path `kubeconfig` takes the variable's place. Raises `NoCluster`."""
     load_kube_config: Any = config.load_kube_config  # Any: the client does not type its configuration's functions
     load_incluster_config: Any = config.load_incluster_config
     configuration = Configuration()

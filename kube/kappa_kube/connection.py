@@ -1,4 +1,4 @@
-"""HTTP to the API server: JSON in, JSON out, over one aiohttp session that is replaced when its credentials are refused.
+"""HTTP to the API server: JSON in, JSON out, over one aiohttp session. It is replaced when its credentials are refused.
 
 The Kubernetes client's own `ApiClient` and models are not used (docs/decisions/0017).
 """

@@ -1,7 +1,7 @@
 """Leader election by a Lease (coordination.k8s.io/v1), as client-go does it.
 
-Who holds the Lease leads. The holder renews it every `retry` seconds. When it has not managed to for `renew_deadline`
-seconds it stops leading, before another replica may take the Lease after `duration` seconds without a renewal. The others
+Who holds the Lease leads. The holder renews it every `retry` seconds. When that has failed for `renew_deadline` seconds
+it stops leading, before another replica may take the Lease after `duration` seconds without a renewal. The others
 measure that by their own clock, from when they saw the Lease change last, so clocks need not agree.
 """
 

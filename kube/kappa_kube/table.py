@@ -1,4 +1,4 @@
-"""What reflectors have read of one resource, over all its scopes (namespaces, or the whole cluster), and its listener."""
+"""What reflectors have read of one resource, over all scopes (namespaces, or the whole cluster), and its listener."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -22,7 +22,7 @@ def key_of(raw: Mapping[str, Any]) -> Key:
 
 
 class Table(Generic[T]):
-    """Every scope's objects. The listener is called with one `replace` when each scope was listed once, then with changes.
+    """Every scope's objects. The listener gets one `replace` when each scope was listed once, then the changes.
 
     A scope that the API server refuses counts as empty until it can be listed, unless no scope can be: one namespace
     that was deleted must not keep all the others from being served.

@@ -18,13 +18,13 @@ FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 120.0
 
 Work = Callable[[str], Awaitable[float | None]]
-"""Handles a key. It may return the seconds after which to run it again; an exception runs it again with backoff."""
+"""Handles a key. It may return the seconds until the next run; after an exception the key runs again with backoff."""
 
 
 class WorkQueue:
     """`run(work)` works until it is cancelled or `stop()` is called; `stop()` lets running work finish.
 
-    `on_error(key, error)` is called for each failure. An error's attribute `retry_after` is the least delay, in seconds.
+    `on_error(key, error)` is called for each failure. An error's `retry_after`, in seconds, is the least delay.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Kappa's operator: Functions → Deployments and warm pools, demand → replicas, status. `python -m kappa_operator` runs it.
+"""Kappa's operator, `python -m kappa_operator`: Functions → Deployments and warm pools, demand → replicas, status.
 
 It may import `kappa_core` and `kappa_kube`, never the gateway or the runtime. `app` alone composes. kopf watches, in
 `watch`, and runs the handlers; they feed the stores of `cache`. `reconcile` brings one Function to its manifest, with

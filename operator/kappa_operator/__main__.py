@@ -18,7 +18,7 @@ def main() -> int:
         print(f"the operator's settings cannot be read:\n{error}", file=sys.stderr)  # noqa: T201
         return 2
     logs.configure(settings.log_level, settings.log_format)
-    # Both log every event of every object at info or below; what matters of it the operator says itself.
+    # Both log every event of every object at info or below; the operator logs what matters of that itself.
     logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
 

@@ -19,7 +19,7 @@ from kappa_kube.store import Store
 
 @dataclass(frozen=True, slots=True)
 class FunctionRecord:
-    """A Function as last seen: parsed, or why it cannot be."""
+    """A Function as last seen: parsed, or why it cannot be parsed."""
 
     namespace: str
     name: str

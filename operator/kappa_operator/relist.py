@@ -1,7 +1,7 @@
 """Full lists of everything, at the start and every few minutes.
 
-After a 410 kopf lists again without an event for what was deleted meanwhile; a full list finds that. It is also the first
-sync: nothing is reconciled before every list was read once.
+After a 410 kopf lists again without an event for what was deleted meanwhile; a full list finds that. It is also the
+first sync: nothing is reconciled before every list was read once.
 """
 
 import logging

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 STUCK_SECONDS: Final = 120.0
-"""Work waits and none was done for so long: a restart is the better guess."""
+"""Work waits, and none was done for this time: a restart is more likely to help than to harm."""
 FRESH_SECONDS: Final = 30.0
 
 

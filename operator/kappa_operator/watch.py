@@ -130,8 +130,8 @@ def registry(watcher: Watcher, configuration: Callable[[], Awaitable[Configurati
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """kopf copies each object in full, to find what its change handlers need to know. We have none, and it was nearly half
-    of kopf's work for an event: time that a cold start's processes need more."""
+    """kopf copies each object in full, for its change handlers. We have none, and that was nearly half of kopf's work
+    for an event: time that a cold start's processes need more."""
 
     def build(self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None) -> kopf.BodyEssence:
         return kopf.BodyEssence()

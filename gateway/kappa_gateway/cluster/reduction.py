@@ -25,9 +25,10 @@ def reduce_pod(raw: Mapping[str, Any], seen_at: float | None = None, previous: P
     """The pod that the gateway knows; None for one that has ended and will never serve again.
 
     `seen_at` is when a watch brought this state, in seconds since the epoch; None when a list did. Kubernetes truncates
-    its timestamps to whole seconds. The true moment of a phase that a watch brought first is no later than `seen_at` and
-    less than a second after the timestamp, so that is kept: a cold start takes a third of a second, and the timestamps
-    alone would give an error larger than that. `previous` is the same pod as it was last read: a known phase stays.
+    its timestamps to whole seconds. The true moment of a phase that a watch brought first is no later than `seen_at`
+    and less than a second after the timestamp, so that is kept: a cold start takes a third of a second, and the
+    timestamps alone would give an error larger than that. `previous` is the same pod as it was last read: a known phase
+    stays.
 
     Raises `KeyError` for JSON that is not a function's pod.
     """

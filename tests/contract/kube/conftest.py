@@ -1,5 +1,4 @@
-"""The floor's reflectors over the fake API server: two pages' worth of setup for `test_reflector`, a plain server for
-`test_client`."""
+"""Reflectors over the fake API server, and a client over a server whose answers a test chooses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -32,7 +31,7 @@ def read(raw: Mapping[str, Any], _seen_at: float | None, _previous: Item | None,
 
 
 class Listener:
-    """What a table told of pods; Functions are followed too, so that one resource's fault shows not to harm the other."""
+    """What tables passed on: pods in full, of Functions only that they were listed."""
 
     def __init__(self) -> None:
         self.pods: dict[tuple[str, str], Item] = {}
@@ -59,7 +58,7 @@ class Listener:
 
 
 class Followed:
-    """Reflectors that run over the fake, and what their tables told."""
+    """Reflectors that run over the fake, and what their tables passed on."""
 
     def __init__(self, sink: Listener, task: asyncio.Task[None], kubeconfig: Path) -> None:
         self.sink = sink

@@ -22,7 +22,7 @@ class Killed(BaseException):
 
 
 class FakeApi:
-    """Objects by path. `calls` lists (method, path); `hook(count, done)` runs before (False) and after (True) each call."""
+    """Objects by path. `calls` lists (method, path); `hook(count, done)` runs before and after each call (`done`)."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}

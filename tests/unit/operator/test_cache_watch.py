@@ -39,10 +39,15 @@ def deployment(version: int = 1, name: str = "fn-hello", uid: str = "d") -> dict
 
 def pod(version: int = 1, name: str = "fn-hello-1") -> dict[str, Any]:
     return {
-        "metadata": {"name": name, "namespace": "default", "resourceVersion": str(version), "labels": {names.LABEL_FUNCTION: "hello"}},
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "resourceVersion": str(version),
+            "labels": {names.LABEL_FUNCTION: "hello"},
+        },
         "spec": {},
         "status": {},
-    }  # fmt: skip
+    }
 
 
 def config_map(version: int = 1, **data: str) -> dict[str, Any]:

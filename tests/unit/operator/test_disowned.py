@@ -11,11 +11,16 @@ def deployment(labels: dict[str, str], version: int) -> dict[str, Any]:
     labels = {names.LABEL_MANAGED_BY: names.MANAGED_BY, names.LABEL_COMPONENT: names.COMPONENT_FUNCTION, **labels}
     return {
         "metadata": {
-            "name": "fn-hello", "namespace": "team", "uid": "u", "resourceVersion": str(version), "labels": labels, "generation": 1,
+            "name": "fn-hello",
+            "namespace": "team",
+            "uid": "u",
+            "resourceVersion": str(version),
+            "labels": labels,
+            "generation": 1,
         },
         "spec": {"replicas": 0, "template": {"metadata": {}, "spec": {"containers": []}}},
         "status": {},
-    }  # fmt: skip
+    }
 
 
 def test_a_deployment_that_lost_our_label_is_forgotten_and_its_function_looked_at() -> None:

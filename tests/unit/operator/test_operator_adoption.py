@@ -309,8 +309,21 @@ async def test_a_pod_that_nothing_wants_goes_within_30_seconds(
     """As where the Deployment of this name is somebody else's."""
     cluster.apply_function()
     kubernetes.free_pods("a")
-    metadata = {"name": "fn-hello", "namespace": "default", "uid": "theirs", "labels": {names.LABEL_FUNCTION: "hello"}, "manager": "other"}  # fmt: skip
-    cluster.api.put(cluster.DEPLOYMENT, {"metadata": metadata, "spec": {"replicas": 0, "template": {"metadata": {"annotations": {names.ANNOTATION_REVISION: "x"}}}}, "status": {}})  # fmt: skip
+    metadata = {
+        "name": "fn-hello",
+        "namespace": "default",
+        "uid": "theirs",
+        "labels": {names.LABEL_FUNCTION: "hello"},
+        "manager": "other",
+    }
+    cluster.api.put(
+        cluster.DEPLOYMENT,
+        {
+            "metadata": metadata,
+            "spec": {"replicas": 0, "template": {"metadata": {"annotations": {names.ANNOTATION_REVISION: "x"}}}},
+            "status": {},
+        },
+    )
     operator = start(claims_for(cluster, "a"))
     began = clock.now
     while kubernetes.pods() and clock.now < began + 30:

@@ -160,11 +160,19 @@ async def test_killed_at_any_call_it_ends_the_same(
             where.api.put(
                 where.DEPLOYMENT,
                 {
-                    "metadata": {"name": "fn-hello", "namespace": "default", "uid": "old", "manager": "other", "labels": {names.LABEL_FUNCTION: "hello"},
-                                 "ownerReferences": [{"kind": "Function", "name": "hello", "uid": "uid-hello", "controller": True}]},
+                    "metadata": {
+                        "name": "fn-hello",
+                        "namespace": "default",
+                        "uid": "old",
+                        "manager": "other",
+                        "labels": {names.LABEL_FUNCTION: "hello"},
+                        "ownerReferences": [
+                            {"kind": "Function", "name": "hello", "uid": "uid-hello", "controller": True}
+                        ],
+                    },
                     "spec": {"replicas": 1},
                 },
-            )  # fmt: skip
+            )
         if scenario == "config map":
             where.config_maps["default/code"] = {
                 "metadata": {"name": "code", "namespace": "default"},
