@@ -23,7 +23,7 @@ class MemorySink:
         self.pods: dict[tuple[str, str], Pod] = {}
         self.pool_pods: dict[tuple[str, str], PoolPod] = {}
         self.peers: dict[str, str | None] = {}
-        self.told: list[tuple[str, str]] = []
+        self.changes: list[tuple[str, str]] = []
         """(what, pod's name) of changes of pods of either kind, in order."""
         self.replaced = {FUNCTIONS: 0, PODS: 0}
         self.calls = 0
@@ -46,12 +46,12 @@ class MemorySink:
 
     def put_pod(self, pod: Pod) -> None:
         self.pods[(pod.namespace, pod.name)] = pod
-        self.told.append(("put", pod.name))
+        self.changes.append(("put", pod.name))
         self.calls += 1
 
     def remove_pod(self, namespace: str, name: str) -> None:
         self.pods.pop((namespace, name), None)
-        self.told.append(("remove", name))
+        self.changes.append(("remove", name))
         self.calls += 1
 
     def replace_pool_pods(self, pods: Iterable[PoolPod]) -> None:
@@ -59,11 +59,11 @@ class MemorySink:
 
     def put_pool_pod(self, pod: PoolPod) -> None:
         self.pool_pods[(pod.namespace, pod.name)] = pod
-        self.told.append(("put to pool", pod.name))
+        self.changes.append(("put to pool", pod.name))
 
     def remove_pool_pod(self, namespace: str, name: str) -> None:
         self.pool_pods.pop((namespace, name), None)
-        self.told.append(("remove from pool", name))
+        self.changes.append(("remove from pool", name))
 
     def replace_peers(self, peers: Iterable[Peer]) -> None:
         self.peers = {peer.name: peer.host for peer in peers}
@@ -73,7 +73,7 @@ class MemorySink:
 
 
 class Followed:
-    """A backend that runs over the fake, and what it has told."""
+    """A backend that runs over the fake, and what it has passed on."""
 
     def __init__(self, server: FakeApiServer, sink: MemorySink, task: asyncio.Task[None], kubeconfig: Path) -> None:
         self.server = server

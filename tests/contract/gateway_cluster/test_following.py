@@ -79,9 +79,9 @@ async def test_a_function_that_cannot_be_read_stops_nothing(
         await watch.send("MODIFIED", api_server.put(bad))
         await watch.send("ADDED", api_server.put(make_function("good")))
         await followed.sink.until(lambda s: s.functions, "the sound function")
-    told = [record for record in caplog.records if "cannot read" in record.message]
-    assert len(told) == 1, "said once, not at every event"
-    assert "spec.timeout" in told[0].message
+    logged = [record for record in caplog.records if "cannot read" in record.message]
+    assert len(logged) == 1, "said once, not at every event"
+    assert "spec.timeout" in logged[0].message
 
 
 async def test_a_function_that_becomes_unreadable_stays_as_it_was(
@@ -140,13 +140,13 @@ async def test_refusals_are_retried_said_once_and_say_what_to_do(
         followed = follow()
         await followed.synced()
     assert set(followed.sink.functions) == {("default", "hello")}
-    told = [record.message for record in caplog.records if "cannot follow" in record.message]
-    assert len(told) == 1
-    assert f"{status}: not now" in told[0]
+    logged = [record.message for record in caplog.records if "cannot follow" in record.message]
+    assert len(logged) == 1
+    assert f"{status}: not now" in logged[0]
     if status == 403:
-        assert "ClusterRole" in told[0]
+        assert "ClusterRole" in logged[0]
     if status == 404:
-        assert "CustomResourceDefinition" in told[0]
+        assert "CustomResourceDefinition" in logged[0]
     assert any("again" in record.message for record in caplog.records if record.levelno == logging.INFO)
 
 

@@ -1,4 +1,4 @@
-"""Pool pods and the other gateways, as the API server tells of them."""
+"""Pool pods and the other gateways, as the API server sends them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ async def test_pool_pods_come_by_the_watch_that_brings_functions_pods(
     assert len(api_server.watching("pods")) == 1
 
 
-async def test_a_pool_pod_that_its_pool_is_about_to_delete_says_so(
+async def test_a_pool_pod_that_its_pool_is_about_to_delete_is_marked(
     api_server: Any, follow: Any, make_pod: Make
 ) -> None:
     for name, cost in [("goes", "-1"), ("stays", "1")]:
@@ -43,7 +43,7 @@ async def test_a_pool_pod_that_its_pool_is_about_to_delete_says_so(
     assert {name: pod.leaving for (_, name), pod in followed.sink.pool_pods.items()} == {"goes": True, "stays": False}
 
 
-async def test_a_pod_that_a_function_takes_is_the_functions_before_it_leaves_the_pool(
+async def test_a_pod_that_a_function_claims_is_the_functions_before_it_leaves_the_pool(
     api_server: Any, follow: Any, make_pod: Make
 ) -> None:
     api_server.put(in_pool(make_pod("spare", ip="10.0.0.1")))
@@ -51,12 +51,12 @@ async def test_a_pod_that_a_function_takes_is_the_functions_before_it_leaves_the
     await followed.synced()
     watch = await api_server.watch("pods")
     await watch.send("MODIFIED", api_server.put(make_pod("spare", ip="10.0.0.1")))
-    await followed.sink.until(lambda s: len(s.told) == 2, "the change")
-    assert followed.sink.told == [("put", "spare"), ("remove from pool", "spare")]
+    await followed.sink.until(lambda s: len(s.changes) == 2, "the change")
+    assert followed.sink.changes == [("put", "spare"), ("remove from pool", "spare")]
     assert set(followed.sink.pods) == {("default", "spare")}
 
 
-async def test_a_pool_pod_gets_its_address_and_goes_when_it_is_told_to_end(
+async def test_a_pool_pod_gets_its_address_and_goes_when_it_terminates(
     api_server: Any, follow: Any, make_pod: Make
 ) -> None:
     followed = follow(pools=True)
@@ -72,7 +72,7 @@ async def test_a_pool_pod_gets_its_address_and_goes_when_it_is_told_to_end(
     await followed.sink.until(lambda s: not s.pool_pods, "its end")
 
 
-async def test_what_has_neither_label_is_nobodys(api_server: Any, follow: Any, make_pod: Make) -> None:
+async def test_what_has_neither_label_is_left_out(api_server: Any, follow: Any, make_pod: Make) -> None:
     other = make_pod("other", ip="10.0.0.1")
     other["metadata"]["labels"] = {names.LABEL_MANAGED_BY: names.MANAGED_BY}
     api_server.put(other)
@@ -82,7 +82,7 @@ async def test_what_has_neither_label_is_nobodys(api_server: Any, follow: Any, m
     assert not followed.sink.pool_pods
 
 
-async def test_the_other_gateways_are_told_by_name_and_address(api_server: Any, follow: Any, make_pod: Make) -> None:
+async def test_the_other_gateways_come_with_name_and_address(api_server: Any, follow: Any, make_pod: Make) -> None:
     """The gateway's own pods lie in its own namespace, which need not be one that it serves."""
     api_server.put(make_pod("gateway-a", namespace="kappa-system", ip="10.0.0.1"))
     followed = follow("team-a", peers=("kappa-system", "app.kubernetes.io/component=gateway"))
