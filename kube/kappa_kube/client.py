@@ -44,7 +44,7 @@ class Client:
             more = {"continue": token} if token else {}
             page = await self._connection.request("GET", path, {"limit": _PAGE, **query, **more}, timeout=_LIST_SECONDS)
             yield page
-            token = page["metadata"].get("continue") or ""
+            token = page.get("metadata", {}).get("continue") or ""
             if not token:
                 return
 

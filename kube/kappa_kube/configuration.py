@@ -17,7 +17,9 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 from yaml import YAMLError  # the Kubernetes client depends on it
 
-from kappa_kube.errors import NoCluster
+from kappa_kube.errors import Disconnected, NoCluster
+
+__all__ = ["Configuration", "authorization", "load"]
 
 
 async def load(kubeconfig: str | None = None) -> Configuration:
@@ -42,3 +44,15 @@ async def load(kubeconfig: str | None = None) -> Configuration:
     except (config.ConfigException, OSError, ValueError, YAMLError) as error:
         raise NoCluster(f"the Kubernetes configuration of {source} cannot be used: {error}") from error
     return configuration
+
+
+async def authorization(configuration: Configuration) -> str:
+    """The value of the header Authorization; empty where the credentials are a client certificate.
+
+    A service account's token is read from its file again every minute. Raises `Disconnected` while it cannot be read.
+    """
+    try:
+        header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+    except (config.ConfigException, OSError) as error:
+        raise Disconnected(f"the service account's token cannot be read: {error}") from error
+    return header or ""

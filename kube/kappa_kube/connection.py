@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
-from kubernetes.aio.client import Configuration
 
 from kappa_kube import configuration as configurations
+from kappa_kube.configuration import Configuration
 from kappa_kube.errors import Disconnected, NoCluster, refusal
 
 Json = dict[str, Any]
@@ -136,10 +136,8 @@ class Connection:
 
     async def _headers(self, configuration: Configuration, content_type: str) -> dict[str, str]:
         headers = {"User-Agent": self._user_agent, "Accept": "application/json"}
-        # the service account's token is read from its file again every minute
-        token = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-        if token:
-            headers["Authorization"] = token
+        if authorization := await configurations.authorization(configuration):
+            headers["Authorization"] = authorization
         if content_type:
             headers["Content-Type"] = content_type
         return headers

@@ -10,10 +10,10 @@ from typing import Any
 
 import kopf
 from kopf import ConnectionInfo, OperatorRegistry, OperatorSettings
-from kubernetes.aio.client import Configuration
 
 from kappa_core import names
 from kappa_core.observed import DeploymentFacts, deployment_facts
+from kappa_kube.configuration import Configuration, authorization
 from kappa_kube.store import Store
 from kappa_operator import cache as facts
 from kappa_operator import selectors
@@ -168,7 +168,7 @@ def settings(function_selector: str) -> OperatorSettings:
     return options
 
 
-class Connection(ConnectionInfo):
+class _Connection(ConnectionInfo):
     """kopf's connection, verified as `kappa_kube.connection` does: without Python 3.13's X509_STRICT."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
@@ -179,9 +179,8 @@ class Connection(ConnectionInfo):
 
 async def connection_info(configuration: Configuration) -> ConnectionInfo:
     """The same address and credentials for kopf."""
-    header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-    scheme, _, token = (header or "").partition(" ")
-    return Connection(
+    scheme, _, token = (await authorization(configuration)).partition(" ")
+    return _Connection(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
         insecure=not configuration.verify_ssl,

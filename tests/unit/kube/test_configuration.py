@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kubernetes.aio.config import ConfigException
 
 from kappa_kube import configuration
-from kappa_kube.errors import NoCluster
+from kappa_kube.errors import Disconnected, NoCluster
 
 
 def kubeconfig(path: Path, server: str) -> Path:
@@ -53,7 +54,18 @@ async def test_a_pods_service_account_is_before_the_home_folder(home: Path) -> N
     kubeconfig(home / ".kube" / "config", "http://home")
     loaded = await configuration.load()
     assert loaded.host == "https://10.0.0.1:443"
-    assert await loaded.get_api_key_with_prefix("BearerToken", alias="authorization") == "bearer of-the-pod"
+    assert await configuration.authorization(loaded) == "bearer of-the-pod"
+
+
+@pytest.mark.usefixtures("in_pod")
+async def test_a_token_that_cannot_be_read_for_a_moment_is_a_failed_request() -> None:
+    def unreadable(_: object) -> None:
+        raise ConfigException("Token file exists but empty.")
+
+    loaded = await configuration.load()
+    loaded.refresh_api_key_hook = unreadable
+    with pytest.raises(Disconnected, match="token"):
+        await configuration.authorization(loaded)
 
 
 async def test_the_home_folder_is_last(home: Path) -> None:
