@@ -147,12 +147,12 @@ class Connection:
             if self._session is None:
                 try:
                     configuration = await configurations.load(self._kubeconfig)
+                    self._session = _Session(configuration, self._http(configuration))
                 except NoCluster as error:
                     if self._configured:  # it is being rewritten, or its plugin fails for a moment
                         raise Disconnected(str(error)) from error
                     raise
                 self._configured = True
-                self._session = _Session(configuration, self._http(configuration))
             return self._session
 
     def _http(self, configuration: Configuration) -> aiohttp.ClientSession:
@@ -175,9 +175,13 @@ class Connection:
 
 
 def tls_context(configuration: Configuration) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
-    if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    """Raises `NoCluster` for certificates that cannot be read."""
+    try:
+        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
+        if configuration.cert_file:
+            context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    except (OSError, ValueError) as error:
+        raise NoCluster(f"the certificates of the Kubernetes configuration cannot be used: {error}") from error
     if not configuration.verify_ssl:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

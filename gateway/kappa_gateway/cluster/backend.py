@@ -6,7 +6,7 @@ from typing import Final
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.backend import Peer, Pod, PoolPod, Sink
+from kappa_gateway.backend import Pod, PoolPod, Sink
 from kappa_gateway.cluster import peers, pods
 from kappa_gateway.cluster.functions import FunctionReader
 from kappa_kube import paths
@@ -53,65 +53,40 @@ class KubernetesBackend:
         self._peers = peers
 
     async def run(self, sink: Sink) -> None:
-        # each watch holds a connection, and the number of scopes bounds them
-        async with Connection("kappa-gateway", kubeconfig=self._kubeconfig, limit=0) as connection:
-            client = Client(connection, FIELD_MANAGER)
-            runs = [reflector.run() for reflector in self._functions(client, sink)]
-            runs += [reflector.run() for reflector in self._function_pods(client, sink)]
-            if self._peers is not None:
-                runs.append(self._gateways(client, sink, *self._peers).run())
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for run in runs:
-                        tasks.create_task(run)
-            except ExceptionGroup as group:
-                raise group.exceptions[0] from None  # NoCluster, or a bug: either way the first one says it
-
-    def _functions(self, client: Client, sink: Sink) -> list[Reflector[Function]]:
-        table: Table[Function] = Table(
+        listener = pods.Pods(sink)
+        functions: Table[Function] = Table(
             self._scopes,
             FunctionReader(),
             replace=sink.replace_functions,
             put=sink.put_function,
             remove=sink.remove_function,
         )
-        return [
-            Reflector(
-                client,
-                Resource(paths.collection(paths.FUNCTIONS, scope), f"Functions{_of(scope)}", hints=_HINTS_FUNCTIONS),
-                scope,
-                table,
-                timing=self._timing,
-            )
-            for scope in self._scopes
-        ]
-
-    def _function_pods(self, client: Client, sink: Sink) -> list[Reflector[Pod | PoolPod]]:
-        listener = pods.Pods(sink)
-        table: Table[Pod | PoolPod] = Table(
+        function_pods: Table[Pod | PoolPod] = Table(
             self._scopes, pods.read, replace=listener.replace, put=listener.put, remove=listener.remove
         )
         # both kinds by one watch, so that a pod's change from one to the other is one event
         selector = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}" if self._pools else names.LABEL_FUNCTION
-        return [
-            Reflector(
-                client,
-                Resource(
-                    paths.collection(paths.PODS, scope), f"function pods{_of(scope)}", selector, hints=_HINTS_PODS
-                ),
-                scope,
-                table,
-                timing=self._timing,
-            )
-            for scope in self._scopes
-        ]
+        # each watch holds a connection, and the number of scopes bounds them
+        async with Connection("kappa-gateway", kubeconfig=self._kubeconfig, limit=0) as connection:
+            client = Client(connection, FIELD_MANAGER)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for scope in self._scopes:
+                        of = f" of namespace {scope}" if scope else ""
+                        resource = Resource(
+                            paths.collection(paths.FUNCTIONS, scope), f"Functions{of}", hints=_HINTS_FUNCTIONS
+                        )
+                        tasks.create_task(Reflector(client, resource, scope, functions, timing=self._timing).run())
+                        resource = Resource(
+                            paths.collection(paths.PODS, scope), f"function pods{of}", selector, _HINTS_PODS
+                        )
+                        tasks.create_task(Reflector(client, resource, scope, function_pods, timing=self._timing).run())
+                    if self._peers is not None:
+                        tasks.create_task(self._follow_peers(client, sink, *self._peers))
+            except ExceptionGroup as group:
+                raise group.exceptions[0] from None  # NoCluster, or a bug: either way the first one says it
 
-    def _gateways(self, client: Client, sink: Sink, namespace: str, selector: str) -> Reflector[Peer]:
+    async def _follow_peers(self, client: Client, sink: Sink, namespace: str, selector: str) -> None:
         table = Table.of_few([namespace], peers.read, lambda known: sink.replace_peers(known.values()))
-        path = paths.collection(paths.PODS, namespace)
-        resource = Resource(path, "the gateways' own pods", selector, hints=_HINTS_PEERS)
-        return Reflector(client, resource, namespace, table, timing=self._timing)
-
-
-def _of(namespace: str) -> str:
-    return f" of namespace {namespace}" if namespace else ""
+        resource = Resource(paths.collection(paths.PODS, namespace), "the gateways' own pods", selector, _HINTS_PEERS)
+        await Reflector(client, resource, namespace, table, timing=self._timing).run()

@@ -263,7 +263,7 @@ async def probes(server: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 FAILED = {"state": "init_failed", "errorType": "Runtime.ImportModuleError", "errorMessage": "No module named 'x'"}
 
 
-async def test_a_web_server_that_does_not_listen_is_told_of(
+async def test_a_web_server_that_does_not_listen_is_reported(
     probes: tuple[InitProbes, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kappa_operator.probes.LISTEN_SECONDS", 0.01)

@@ -1,4 +1,4 @@
-"""A clock that moves when told, for the lease and the work queue."""
+"""A clock that the test moves."""
 
 import pytest
 from fake_clock import FakeClock

@@ -7,6 +7,7 @@ import yaml
 from kubernetes.aio.config import ConfigException
 
 from kappa_kube import configuration
+from kappa_kube.connection import tls_context
 from kappa_kube.errors import Disconnected, NoCluster
 
 
@@ -55,6 +56,12 @@ async def test_a_pods_service_account_is_before_the_home_folder(home: Path) -> N
     loaded = await configuration.load()
     assert loaded.host == "https://10.0.0.1:443"
     assert await configuration.authorization(loaded) == "bearer of-the-pod"
+
+
+@pytest.mark.usefixtures("in_pod")
+async def test_a_certificate_that_is_none_is_an_error_of_the_configuration() -> None:
+    with pytest.raises(NoCluster, match="certificates"):
+        tls_context(await configuration.load())
 
 
 @pytest.mark.usefixtures("in_pod")

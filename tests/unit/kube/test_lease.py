@@ -104,7 +104,7 @@ async def test_a_leader_whose_lease_was_taken_stops(server: LeaseServer, clock: 
         await lease.keep()
 
 
-async def test_a_short_outage_is_ridden_out(server: LeaseServer, clock: Any) -> None:
+async def test_a_short_outage_is_survived(server: LeaseServer, clock: Any) -> None:
     lease = candidate(server, clock, "one")
     await lease.acquire()
     server.down = True

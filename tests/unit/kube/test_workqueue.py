@@ -11,7 +11,7 @@ from kappa_kube.workqueue import FIRST_DELAY, WorkQueue
 
 
 class Work:
-    """Records runs; `block` holds each until told."""
+    """Records runs; `gate` holds each until it is set."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []

@@ -1,4 +1,4 @@
-"""Somebody takes our labels from a Deployment: the selection of the watch may still hold it."""
+"""Our labels are removed from a Deployment, and the watch's selector may still match it."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def test_a_deployment_that_lost_our_label_is_forgotten_and_its_function_looked_a
     assert queued == ["team/hello"]
 
 
-def test_somebody_elses_deployment_changes_nothing() -> None:
+def test_a_deployment_of_another_owner_changes_nothing() -> None:
     cache, queued = Cache(), list[str]()
     watcher = Watcher(cache, queued.append)
     watcher.deployment(deployment({names.LABEL_FUNCTION: "hello"}, 1), gone=False)

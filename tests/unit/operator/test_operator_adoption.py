@@ -170,7 +170,7 @@ class Scaler:
 
 
 class Operator:
-    """A process: its cache and its memory go when it is killed; claims are told again by the gateways."""
+    """A process: its cache and its memory go when it is killed; the gateways repeat the claims."""
 
     def __init__(
         self, cluster: Any, clock: Any, kubernetes: Kubernetes, claims: dict[str, Claim], demand: int = 0
@@ -226,7 +226,7 @@ def claims_for(cluster: Any, *pods: str) -> dict[str, Claim]:
 
 
 def owners(kubernetes: Kubernetes) -> dict[str, str]:
-    """Pod → `pool`, `function` or nobody."""
+    """Pod → `pool`, `function` or `nobody`."""
     kinds = {}
     for name, item in kubernetes.pods().items():
         owner = item["metadata"]["ownerReferences"]
@@ -306,7 +306,7 @@ async def test_a_pod_that_cannot_be_adopted_goes(
 async def test_a_pod_that_nothing_wants_goes_within_30_seconds(
     cluster: Any, kubernetes: Kubernetes, start: Any, clock: Any
 ) -> None:
-    """As where the Deployment of this name is somebody else's."""
+    """As where the Deployment of this name has another owner."""
     cluster.apply_function()
     kubernetes.free_pods("a")
     metadata = {
