@@ -27,22 +27,24 @@ async def load(kubeconfig: str | None = None) -> Configuration:
     load_kube_config: Any = config.load_kube_config  # Any: the client does not type its configuration's functions
     load_incluster_config: Any = config.load_incluster_config
     configuration = Configuration()
-    path = kubeconfig or os.environ.get("KUBECONFIG") or ""
-    default = Path.home() / ".kube" / "config"
+    default = os.path.expanduser("~/.kube/config")  # unlike Path.home, it takes a user without a home
     in_pod = bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
-    source = path or ("the pod's service account" if in_pod else str(default))
-    if not path and not in_pod and not await asyncio.to_thread(default.exists):
+    path = kubeconfig or os.environ.get("KUBECONFIG") or ("" if in_pod else default)
+    if path and not await asyncio.to_thread(_exists, path):
+        if path != default:
+            raise NoCluster(f"the Kubernetes configuration {path} does not exist")
         raise NoCluster(
             f"no Kubernetes is configured: KUBECONFIG is not set, {default} does not exist, and this is not a pod. "
             "Set KUBECONFIG, or run functions without a cluster: kappa local up PATH"
         )
     try:
-        if in_pod and not path:
-            load_incluster_config(client_configuration=configuration)
+        if path:
+            await load_kube_config(path, client_configuration=configuration, persist_config=False)
         else:
-            await load_kube_config(path or str(default), client_configuration=configuration, persist_config=False)
+            load_incluster_config(client_configuration=configuration)
     except (config.ConfigException, OSError, ValueError, YAMLError) as error:
-        raise NoCluster(f"the Kubernetes configuration of {source} cannot be used: {error}") from error
+        source = path or "of the pod's service account"
+        raise NoCluster(f"the Kubernetes configuration {source} cannot be used: {error}") from error
     return configuration
 
 
@@ -56,3 +58,7 @@ async def authorization(configuration: Configuration) -> str:
     except (config.ConfigException, OSError) as error:
         raise Disconnected(f"the service account's token cannot be read: {error}") from error
     return header or ""
+
+
+def _exists(paths: str) -> bool:
+    return any(Path(path).exists() for path in paths.split(os.pathsep) if path)
