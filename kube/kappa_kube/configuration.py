@@ -27,7 +27,7 @@ async def load(kubeconfig: str | None = None) -> Configuration:
     load_kube_config: Any = config.load_kube_config  # Any: the client does not type its configuration's functions
     load_incluster_config: Any = config.load_incluster_config
     configuration = Configuration()
-    default = os.path.expanduser("~/.kube/config")  # unlike Path.home, it takes a user without a home
+    default = _default_path()
     in_pod = bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
     path = kubeconfig or os.environ.get("KUBECONFIG") or ("" if in_pod else default)
     if path and not await asyncio.to_thread(_exists, path):
@@ -58,6 +58,10 @@ async def authorization(configuration: Configuration) -> str:
     except (config.ConfigException, OSError) as error:
         raise Disconnected(f"the service account's token cannot be read: {error}") from error
     return header or ""
+
+
+def _default_path() -> str:
+    return os.path.expanduser("~/.kube/config")  # Path.home would raise for a user without a home, as in some pods
 
 
 def _exists(paths: str) -> bool:

@@ -128,8 +128,8 @@ class Claims:
     async def _look(self, pod: PodFacts) -> None:
         if pod.uid in self._confirmed or pod.uid in self._looking:
             return
-        answer = await self._ask(pod)
-        if answer is None or self._take(pod, answer):
+        whose = await self._ask(pod)
+        if whose is None or self._take(pod, whose):
             self._unclaimed_since.pop(pod.uid, None)
             return
         since = self._unclaimed_since.setdefault(pod.uid, self._clock())
@@ -146,21 +146,21 @@ class Claims:
         try:
             for delay in CONFIRM_DELAYS:
                 await asyncio.sleep(delay)
-                answer = await self._ask(pod)
-                if answer is not None:
-                    self._take(pod, answer)
+                whose = await self._ask(pod)
+                if whose is not None:
+                    self._take(pod, whose)
                     return
         finally:
             self._looking.pop(pod.uid, None)
 
-    def _take(self, pod: PodFacts, answer: tuple[str, str]) -> bool:
+    def _take(self, pod: PodFacts, whose: tuple[str, str]) -> bool:
         """Whether the pod's answer confirms the one claim that the gateways report of it."""
         claims = {claims[pod.uid] for claims in self._claims.values() if pod.uid in claims}
         if len(claims) != 1:
             return False
         claim = claims.pop()
         key = names.function_key(claim.namespace, claim.function)
-        if answer != (key, claim.revision):
+        if whose != (key, claim.revision):
             return False
         self._confirmed[pod.uid] = claim
         self._claimed(pod.namespace, pod.pool)

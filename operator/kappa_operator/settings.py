@@ -44,8 +44,7 @@ class Settings(BaseSettings):
         default="",
         pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
         max_length=63,
-        description="Serve only Functions whose label kappa.run/operator has this value, for a second operator in one"
-        " cluster. Default: those without the label.",
+        description="Serve only Functions whose label kappa.run/operator has this value, for a second operator in one cluster. Default: those without the label.",
     )
     namespace: str = Field(default="kappa-system", description="The operator's own namespace: Lease and gateways.")
     identity: str = Field(
@@ -57,8 +56,7 @@ class Settings(BaseSettings):
     )
     gateways: list[str] = Field(
         default_factory=list,
-        description="JSON list of demand stream base URLs, such as http://127.0.0.1:8081, for development."
-        " Default: the gateway pods of the own namespace.",
+        description="JSON list of demand stream base URLs, such as http://127.0.0.1:8081, for development. Default: the gateway pods of the own namespace.",
     )
     region: str = Field(default="us-east-1", description="The AWS region that functions see.")
     account: str = Field(default="000000000000", description="The AWS account id in functions' ARNs.")
@@ -85,13 +83,11 @@ class Settings(BaseSettings):
     )
     pool_private_key: SecretStr = Field(
         default=SecretStr(""),
-        description="The gateways' Ed25519 key, 32 bytes in base64: its public half is for the free pods; empty:"
-        " POOL_PUBLIC_KEY.",
+        description="The gateways' Ed25519 key, 32 bytes in base64: its public half is for the free pods; empty: POOL_PUBLIC_KEY.",
     )
     pool_public_key: str = Field(
         default="",
-        description="Base64 of the Ed25519 key that the gateways' signatures are checked with, in place of"
-        " POOL_PRIVATE_KEY; neither: no pools.",
+        description="Base64 of the Ed25519 key that the gateways' signatures are checked with, in place of POOL_PRIVATE_KEY; neither: no pools.",
     )
 
     host: str = Field(default="0.0.0.0", description="The address that health and metrics listen on.")  # noqa: S104
