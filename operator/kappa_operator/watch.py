@@ -121,7 +121,8 @@ def registry(watcher: Watcher, configuration: Callable[[], Awaitable[Configurati
 
         kopf.on.event(*resource, registry=handlers, id=take.__name__)(handler)
 
-    kopf.on.login(registry=handlers, id="login")(login)
+    # the credentials may be unreadable for a moment, and kopf would wait for a minute
+    kopf.on.login(registry=handlers, id="login", backoff=1.0)(login)
     handle((names.GROUP, names.VERSION, names.PLURAL), watcher.function)
     handle(("apps", "v1", "deployments"), watcher.deployment)
     handle(("", "v1", "pods"), watcher.pod)
