@@ -34,6 +34,7 @@ extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-depende
 FROM builder AS wheel
 COPY README.md LICENSE ./
 COPY core core
+COPY kube kube
 COPY operator operator
 COPY gateway gateway
 COPY runtime runtime

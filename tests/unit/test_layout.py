@@ -80,6 +80,7 @@ def test_nothing_names_a_path_of_the_machine_it_was_made_on() -> None:
         "docs",
         "examples",
         "gateway",
+        "kube",
         "operator",
         "runtime",
         "scripts",

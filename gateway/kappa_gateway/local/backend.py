@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from kappa_core.demand import Claim, DemandReport
-from kappa_gateway.backend import Sink
+from kappa_gateway.pods.platform import Sink
 from kappa_gateway.local import catalog
 from kappa_gateway.local.catalog import Entry
 from kappa_gateway.local.console import Console

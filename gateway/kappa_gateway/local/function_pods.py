@@ -15,7 +15,7 @@ from kappa_core.demand import FunctionDemand
 from kappa_core.function import Function
 from kappa_core.reasons import Reason
 from kappa_core.scaling import History, ScalingSpec, decide
-from kappa_gateway.backend import Pod, Sink
+from kappa_gateway.pods.platform import Pod, Sink
 from kappa_gateway.local.console import Console
 from kappa_gateway.local.process import STOP_MARGIN, AgentProcess, Readiness, agent_config
 from kappa_gateway.local.resolve import Workload

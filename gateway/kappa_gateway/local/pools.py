@@ -16,7 +16,7 @@ from typing import Final
 from kappa_core.agent_config import PoolConfig
 from kappa_core.demand import Claim
 from kappa_core.names import pool_name
-from kappa_gateway.backend import PoolPod, Sink
+from kappa_gateway.pods.platform import PoolPod, Sink
 from kappa_gateway.local.console import Console
 from kappa_gateway.local.function_pods import FunctionPods, ending
 from kappa_gateway.local.process import AgentProcess
