@@ -37,6 +37,7 @@ COPY core core
 COPY operator operator
 COPY gateway gateway
 COPY runtime runtime
+COPY cli cli
 RUN python -m pip wheel --quiet --no-deps --wheel-dir /wheels .
 
 FROM builder AS operator-environment

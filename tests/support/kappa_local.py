@@ -65,7 +65,7 @@ class KappaLocal:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "kappa_gateway.cli.main",
+            "kappa_cli.main",
             "local",
             "up",
             *map(str, self.paths),
