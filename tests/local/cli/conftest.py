@@ -2,58 +2,22 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kappa_local import KappaLocal
-
-FUNCTION = """
-apiVersion: kappa.run/v1alpha1
-kind: Function
-metadata: {{name: {name}}}
-spec:
-  runtime: python3.13
-  handler: main.handler
-  timeout: {timeout}
-  concurrency: {concurrency}
-  scaling: {{keepWarm: {keep_warm}, maxReplicas: {max_replicas}}}
-  {spec}
-  code:
-    inline: |
-{code}
-"""
+from kappa_local import KappaLocal, manifest_text
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Callable[..., Path]:
-    """Writes the manifest of a Function with inline code, and returns its path."""
+    """Writes the manifest of a Function with inline code, and returns its path; arguments as for `manifest_text`."""
 
-    def write(
-        name: str,
-        code: str,
-        *,
-        timeout: str = "10s",
-        concurrency: int = 1,
-        keep_warm: str = "5m",
-        max_replicas: int = 10,
-        spec: str = "",
-        more: str = "",
-    ) -> Path:
+    def write(name: str, code: str, **fields: Any) -> Path:
         path = tmp_path / f"{name}.yaml"
-        indented = "\n".join(f"      {line}" for line in code.strip("\n").splitlines())
-        text = FUNCTION.format(
-            name=name,
-            code=indented,
-            timeout=timeout,
-            concurrency=concurrency,
-            keep_warm=keep_warm,
-            max_replicas=max_replicas,
-            spec=spec,
-        )
-        # as editors do it: a new file in the place of the old one
+        # as editors do it: a new file replaces the old one
         fresh = tmp_path / f".{name}.new"
-        fresh.write_text(text + more)
-        fresh.replace(path)
-        return path
+        fresh.write_text(manifest_text(name, code, **fields))
+        return fresh.replace(path)
 
     return write
 

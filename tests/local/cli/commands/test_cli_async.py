@@ -1,34 +1,27 @@
 """`kappa async …` and `kappa invoke --async`: what they print, where, and their exit statuses."""
 
-import asyncio
 import json
 import os
 import pty
-import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kappa_command import Ran, run_command, spawn_command
 
 JOB = """
-import time
+import os, time
 class Tired(Exception): pass
 def handler(event, context):
-    time.sleep(event.get("sleep", 0))
+    while "until" in event and not os.path.exists(event["until"]):
+        time.sleep(0.01)
     if event.get("tired"):
         raise Tired("not today\\nnor tomorrow")
     return {"id": context.aws_request_id, "got": event}
 """
-
-
-@dataclass(frozen=True)
-class Ran:
-    status: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Awaitable[Ran]]
@@ -41,22 +34,7 @@ async def run(manifest: Any, kappa: Any) -> Run:
     manifest("idle", JOB)
     local = await kappa()
 
-    async def run(*args: str, env: Mapping[str, str] | None = None) -> Ran:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "kappa_cli.main",
-            *args,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "COLUMNS": "100", "KAPPA_GATEWAY": local.url, **(env or {})},
-        )
-        async with asyncio.timeout(60):
-            out, err = await process.communicate()
-        return Ran(process.returncode or 0, out.decode(), err.decode())
-
-    return run
+    return partial(run_command, env={"KAPPA_GATEWAY": local.url})
 
 
 async def submit(run: Run, event: str = "{}", *more: str) -> str:
@@ -149,21 +127,15 @@ async def test_on_a_terminal_purge_asks(manifest: Any, kappa: Any) -> None:
     for typed, status in (("n\n", 1), ("y\n", 0)):
         ours, theirs = pty.openpty()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "kappa_cli.main", "async", "purge", "job", "--gateway", local.url),
-                stdin=theirs,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
+            command = await spawn_command("async", "purge", "job", "--gateway", local.url, stdin=theirs)
             os.write(ours, typed.encode())
-            async with asyncio.timeout(60):
-                out, err = await process.communicate()
+            ran = await command.ran()
         finally:
             os.close(ours)
             os.close(theirs)
-        assert process.returncode == status
-        assert b"Drop everything that waits for default/job for good? [y/N]" in err
-        assert out == (b"0 dropped\n" if status == 0 else b"")
+        assert ran.status == status
+        assert "Drop everything that waits for default/job for good? [y/N]" in ran.err
+        assert ran.out == ("0 dropped\n" if status == 0 else "")
 
 
 async def test_the_list_says_when_there_is_nothing(run: Run) -> None:
@@ -175,37 +147,33 @@ async def test_the_list_says_when_there_is_nothing(run: Run) -> None:
     assert json.loads((await run("async", "ls", "idle", "--json")).out) == {"invocations": []}
 
 
-async def test_what_runs_is_shown_as_running(run: Run) -> None:
-    request_id = await submit(run, '{"sleep": 6}')
-    shown: list[str] = []
-
-    async def look() -> None:
+async def test_what_runs_is_shown_as_running(run: Run, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    request_id = await submit(run, json.dumps({"until": str(go)}))
+    shown = []
+    while "running" not in shown and len(shown) < 2000:
         shown.append(json.loads((await run("async", "get", "job", request_id, "--json")).out)["status"])
-
-    while "running" not in shown and len(shown) < 100:
-        await look()
     assert set(shown) <= {"queued", "running"}
     assert shown[-1] == "running"
     ran = await run("async", "get", "job", request_id, "--wait", "--timeout", "100ms")
     assert (ran.status, ran.err) == (5, "kappa: it has not ended within 100ms: it is running\n")
+    go.touch()
+    assert (await run("async", "get", "job", request_id, "--wait")).status == 0
 
 
-async def test_wait_bears_with_a_gateway_that_is_replaced(manifest: Any, kappa: Any, tmp_path: Path) -> None:
+async def test_wait_goes_on_while_the_gateway_is_replaced(manifest: Any, kappa: Any, tmp_path: Path) -> None:
     manifest("job", JOB)
+    go = tmp_path / "go"
     queue = ("--queue", str(tmp_path / "queue.sqlite"))
     first = await kappa(options=queue)
-    accepted = await first.invoke("job", {"sleep": 2}, {"X-Amz-Invocation-Type": "Event"})
+    accepted = await first.invoke("job", {"until": str(go)}, {"X-Amz-Invocation-Type": "Event"})
     request_id = accepted.headers["x-amzn-requestid"]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "kappa_cli.main", "async", "get", "job", request_id, "--wait", "--json"),
-        *("--gateway", first.url),
-        stdout=asyncio.subprocess.PIPE,
-    )
+    waiting = await spawn_command("async", "get", "job", request_id, "--wait", "--json", "--gateway", first.url)
     assert await first.stop() == 0
     await kappa(options=(*queue, "--port", str(first.port)))
-    async with asyncio.timeout(60):
-        out, _ = await process.communicate()
-    assert (process.returncode, json.loads(out)["status"]) == (0, "succeeded")
+    go.touch()
+    ran = await waiting.ran()
+    assert (ran.status, json.loads(ran.out)["status"]) == (0, "succeeded")
 
 
 async def test_each_way_to_fail_has_its_status_and_one_line(run: Run) -> None:
@@ -236,11 +204,11 @@ async def test_each_way_to_fail_has_its_status_and_one_line(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["ls", "get", "redrive", "purge"])
-async def test_help_has_examples(run: Run, command: str) -> None:
-    ran = await run("async", command, "--help")
+async def test_help_has_examples(command: str) -> None:
+    ran = await run_command("async", command, "--help")
     assert (ran.status, ran.err) == (0, "")
     assert f"  kappa async {command} hello" in ran.out
     assert "Exit status: " in ran.out
-    ran = await run("async", "--help")
+    ran = await run_command("async", "--help")
     assert f"  {command} " in ran.out
     assert "..." not in ran.out.partition("Commands:")[2], "each in a few words"

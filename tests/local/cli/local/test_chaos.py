@@ -18,7 +18,8 @@ from typing import Any
 
 from chaos import GATEWAY, POD, Kill, Ledger, PlannedKill, Rules, judge, planned_events, planned_kills
 from chaos_client import ChaosClient, runs
-from kappa_local import KappaLocal, descendants
+from kappa_local import KappaLocal
+from processes import parents
 
 EVENTS = int(os.environ.get("KAPPA_CHAOS_EVENTS", "400"))
 SEED = int(os.environ.get("KAPPA_CHAOS_SEED", "1"))
@@ -32,7 +33,6 @@ SETTINGS = {
     "KAPPA_GATEWAY_EVENT_RETRY_DELAYS": "[0.2, 0.4]",
     "KAPPA_GATEWAY_EVENT_FIRST_BACKOFF": "0.1",
     "KAPPA_GATEWAY_EVENT_LONGEST_BACKOFF": "1",
-    "KAPPA_GATEWAY_QUEUE_LEASE": "2",
 }
 
 
@@ -76,17 +76,10 @@ class Chaos:
         await self.local.start()
 
     async def _kill_agent(self, planned: PlannedKill) -> None:
-        agents = [str(pid) for pid in descendants(self.local.pid) if parent(pid) == self.local.pid]
+        agents = [str(pid) for pid, parent in parents().items() if parent == self.local.pid]
         if victim := planned.among(agents):
             self.ledger.kills.append(Kill(time.time(), POD, victim, frozenset({victim}), linger=0.5))
             os.kill(int(victim), signal.SIGKILL)
-
-
-def parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def manifest(name: str, collector_at: str) -> dict[str, Any]:

@@ -5,10 +5,11 @@ import sys
 
 SCRIPT = """
 import asyncio, os, sys, threading, uvloop
-from kappa_cli.local.processes.agent_process import _read_lines
+from kappa_cli.local.processes.pipes import read_lines
 
 # On one processor a thread that waits for the interpreter's lock runs where the lock is let go: as in a close.
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.setswitchinterval(1e-5)
 mine = os.stat(sys.executable).st_ino
 stop = threading.Event()
@@ -28,7 +29,7 @@ async def read():
     output, child_output = os.pipe()
     os.write(child_output, b"line\\n")
     os.close(child_output)
-    await _read_lines(output, lines.append)
+    await read_lines(output, lines.append)
 
 async def main():
     for _ in range(1500):

@@ -5,6 +5,7 @@ import re
 import signal
 from typing import Any
 
+from processes import alive
 from waiting import eventually
 
 PID = "import os\ndef handler(event, context):\n    print('in', os.getpid())\n    return os.getpid()"
@@ -48,7 +49,7 @@ async def test_a_process_from_the_pool_scales_to_zero_as_any_other(manifest: Any
     await free(local)
     way, pid = await went(local, "hello")
     assert way == "pool"
-    await eventually(lambda: not os.path.exists(f"/proc/{pid}"), "its end")
+    await eventually(lambda: not alive({pid}), "its end")
     await free(local)
     assert (await went(local, "hello"))[0] == "pool"
 
@@ -61,7 +62,7 @@ async def test_a_change_replaces_a_process_from_the_pool(manifest: Any, kappa: A
     assert way == "pool"
     manifest("hello", "def handler(event, context):\n    return 'new'")
     await local.says("hello: changed")
-    await eventually(lambda: not os.path.exists(f"/proc/{pid}"), "the old process's end")
+    await eventually(lambda: not alive({pid}), "the old process's end")
     assert (await local.invoke("hello")).json == "new"
 
 

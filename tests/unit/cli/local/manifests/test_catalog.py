@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-from kappa_cli.local import banner
 from kappa_cli.local.manifests.catalog import build, label, remarks
 from kappa_cli.local.manifests.reading import Manifests, add
 from kappa_core.reasons import Reason
@@ -90,16 +89,3 @@ def test_what_cannot_run_is_remarked_with_the_reason() -> None:
 def test_functions_are_named_as_the_lambda_api_names_them() -> None:
     assert label("default", "hello") == "hello"
     assert label("team-a", "hello") == "team-a.hello"
-
-
-def test_the_banner_shows_an_address_that_can_be_called() -> None:
-    catalog = build(read(SOUND), {})
-    text = banner.text(catalog, "0.0.0.0", 8080)
-    assert "http://127.0.0.1:8080/fn/default/hello" in text
-    assert "--gateway" not in text
-    assert "--gateway http://[::1]:9000" in banner.text(catalog, "::1", 9000)
-
-
-def test_the_banner_of_many_functions_is_bounded() -> None:
-    text = "---\n".join(SOUND.replace("hello", f"hello-{number}") for number in range(50))
-    assert "  and 30 more" in banner.text(build(read(text), {}), "127.0.0.1", 8080)
