@@ -21,10 +21,12 @@ EXIT_CODES = (
     "4 no such function or invocation, 5 the gateway refused (its message says why)."
 )
 
+_STATUSES = ", ".join(Status)
 Json = Annotated[bool, typer.Option("--json", help="Print the gateway's JSON.")]
 
 app = typer.Typer(
-    help="Look up, redrive and purge asynchronous invocations (kappa invoke --async).",
+    help="List, redrive and purge asynchronous invocations. kappa invoke --async makes one.",
+    short_help="List, redrive and purge asynchronous invocations.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -33,8 +35,11 @@ app = typer.Typer(
 @app.command("ls", epilog=EXIT_CODES)
 def list_(
     name: Name,
-    status: Annotated[Status | None, typer.Option(help="Only those with this status.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 100,
+    status: Annotated[
+        Status | None,
+        typer.Option(metavar="STATUS", help=f"Only those with this status: {_STATUSES}.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="How many at most.")] = 100,
     as_json: Json = False,
     namespace: Namespace = None,
     gateway: Gateway = DEFAULT_GATEWAY,

@@ -26,7 +26,8 @@ def invoke(
         typer.Option("--data", "-d", metavar="JSON", help="The payload. Default: {}.", show_default=False),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Read the payload from a file; - is the standard input.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Read the payload from a file; - is the standard input.", show_default=False),
     ] = None,
     tail: Annotated[bool, typer.Option("--tail", help="Print the end of the invocation's log on stderr.")] = False,
     queued: Annotated[

@@ -20,13 +20,14 @@ def local() -> None:
 def up(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="Manifests, or folders to search for them.", show_default=False),
+        typer.Argument(metavar="PATH", help="Manifests, or folders to search for them.", show_default=False),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on. 0.0.0.0 means every address of this machine.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. 0.0.0.0 means every address of this machine.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", "-p", min=0, max=65535, help="Port to listen on. 0 takes a free one.")
+        int,
+        typer.Option("--port", "-p", metavar="PORT", min=0, max=65535, help="Port to listen on. 0 takes a free one."),
     ] = 8080,
     keep_warm: Annotated[
         float | None,
@@ -49,6 +50,7 @@ def up(
     spare: Annotated[
         int,
         typer.Option(
+            metavar="N",
             min=0,
             max=10,
             help="Spare processes for each Python runtime and namespace. A cold start takes one, as in a cluster it "

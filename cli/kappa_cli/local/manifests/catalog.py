@@ -1,5 +1,7 @@
-"""Computes what is served from what the files declare: every Function with its generation and its Ready condition.
-Pure, except that it reads the folders with ConfigMap code."""
+"""What is served, computed from what the files declare: every Function with its generation and its Ready condition.
+
+Pure, except that it reads the folders with ConfigMap code.
+"""
 
 import sys
 from collections.abc import Iterator, Mapping
