@@ -11,7 +11,6 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final, cast
 
-import uvloop
 from pydantic import SecretStr
 
 from kappa_cli.local.backend import LocalBackend
@@ -24,7 +23,7 @@ from kappa_gateway.queue.protocol import QueueMisconfigured
 from kappa_gateway.server import serve
 from kappa_gateway.settings import Settings
 
-__all__ = ["QueueMisconfigured", "local_settings", "public_key", "run", "serve_local"]
+__all__ = ["QueueMisconfigured", "local_settings", "public_key", "serve_local"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ QUEUE_LEASE: Final = 5.0
 """Seconds after which the events of a process that was killed are redelivered: nobody else can be running them."""
 RESUBSCRIBE_AFTER: Final = 0.1
 """Seconds before the demand feed is followed again after an error."""
-run = uvloop.run
 
 
 def local_settings(*, host: str, port: int, queue: Path, private_key: bytes | None, drain_timeout: float) -> Settings:

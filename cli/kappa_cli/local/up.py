@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import uvloop
+
 from kappa_cli.local import banner, gateway
 from kappa_cli.local.backend import BackendOptions, LocalBackend
 from kappa_cli.local.console import SELF, Console
@@ -61,7 +63,7 @@ def run(options: Options) -> None:
     console = Console(sys.stdout, color=options.color)
     _log_to(console, verbose=options.verbose)
     try:
-        gateway.run(_serve(options, console))
+        uvloop.run(_serve(options, console))
     except gateway.QueueMisconfigured as error:
         raise CannotStart(f"{error}. --queue FILE names another one") from error
     except OSError as error:

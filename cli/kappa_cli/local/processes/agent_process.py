@@ -162,6 +162,10 @@ class AgentProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
+NewProcess = Callable[[str, Path, Callable[[str], None]], AgentProcess]
+"""(name, folder, on_line): how a process is made; tests make others."""
+
+
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

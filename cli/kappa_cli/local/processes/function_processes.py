@@ -14,7 +14,7 @@ from kappa_cli.local.console import Console
 from kappa_cli.local.manifests.ready_status import with_ready
 from kappa_cli.local.manifests.workload import Workload
 from kappa_cli.local.processes import launch
-from kappa_cli.local.processes.agent_process import AgentProcess, Ending
+from kappa_cli.local.processes.agent_process import AgentProcess, Ending, NewProcess
 from kappa_cli.local.processes.pods import Pods
 from kappa_cli.local.processes.readiness import Readiness
 from kappa_core import pool
@@ -51,8 +51,7 @@ class Shared:
     keep_warm: float | None = None
     """Seconds, instead of every Function's own."""
     clock: Callable[[], float] = time.monotonic
-    new_process: Callable[[str, Path, Callable[[str], None]], AgentProcess] = AgentProcess
-    """(name, folder, on_line)"""
+    new_process: NewProcess = AgentProcess
 
 
 @dataclass(frozen=True, slots=True)

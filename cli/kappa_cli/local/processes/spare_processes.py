@@ -9,13 +9,13 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from kappa_cli.local.console import Console
 from kappa_cli.local.processes import launch
-from kappa_cli.local.processes.agent_process import AgentProcess
+from kappa_cli.local.processes.agent_process import AgentProcess, NewProcess
 from kappa_cli.local.processes.pods import Pods, PoolKey
 from kappa_core.names import pool_name
 
@@ -33,13 +33,37 @@ _HELD_LINES: Final = 1000
 _HELD_SECONDS: Final = 1.0
 
 
-@dataclass(slots=True, eq=False)
+class _HeldOutput:
+    """A function's first lines come a moment before the claim that says which function it is. They are held back for a
+    second; without a claim, `write` gets them."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_later(_HELD_SECONDS, self.flush)
+        self._lines.append(line)
+        if len(self._lines) > _HELD_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        for line in self.take():
+            self._write(line)
+
+    def take(self) -> list[str]:
+        lines, self._lines = self._lines, []
+        return lines
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Spare:
     pool: PoolKey
-    uid: str
-    process: AgentProcess = field(init=False)
-    following: asyncio.Task[None] = field(init=False)
-    lines: list[str] = field(default_factory=list)
+    process: AgentProcess
+    output: _HeldOutput
+    following: asyncio.Task[None]
+    """Ends after the process."""
 
 
 class SpareProcesses:
@@ -57,6 +81,7 @@ class SpareProcesses:
         size: int,
         public_key: Callable[[], str],
         is_busy: Callable[[], bool],
+        new_process: NewProcess = AgentProcess,
     ) -> None:
         self._pods = pods
         self._console = console
@@ -64,6 +89,7 @@ class SpareProcesses:
         self._size = size
         self._public_key = public_key
         self._is_busy = is_busy
+        self._new_process = new_process
         self._wanted: frozenset[PoolKey] = frozenset()
         self._spares: dict[str, _Spare] = {}
         """By pod uid."""
@@ -91,8 +117,7 @@ class SpareProcesses:
         spare.following.cancel()
         self._pods.remove_spare(spare.pool, spare.process)
         self._fill_after(REFILL_AFTER, spare.pool)
-        lines, spare.lines = spare.lines, []
-        return spare.process, lines
+        return spare.process, spare.output.take()
 
     async def stop(self) -> None:
         self._stopping = True
@@ -127,41 +152,29 @@ class SpareProcesses:
 
     def _launch(self, pool: PoolKey) -> None:
         namespace, runtime = pool
-        name = f"{pool_name(runtime)}-{next(self._numbers)}"
-        spare = _Spare(pool, str(uuid.uuid4()))
-        spare.process = AgentProcess(name, self._state / namespace / name, lambda line: self._hold(spare, line))
-        spare.process.start(launch.for_pool(runtime, spare.uid, self._public_key()), lambda: self._listens(spare))
-        self._spares[spare.uid] = spare
-        spare.following = asyncio.create_task(self._follow(spare), name=f"spare {name}")
+        name, uid = f"{pool_name(runtime)}-{next(self._numbers)}", str(uuid.uuid4())
+        output = _HeldOutput(lambda line: self._console.line(name, line))
+        process = self._new_process(name, self._state / namespace / name, output.add)
+        process.start(launch.for_pool(runtime, uid, self._public_key()), lambda: self._listens(uid))
+        following = asyncio.create_task(self._follow(uid, process), name=f"spare {name}")
+        self._spares[uid] = _Spare(pool, process, output, following)
 
-    def _listens(self, spare: _Spare) -> None:
-        if not spare.process.stopping:
-            self._pods.put_spare(spare.pool, spare.uid, spare.process)
+    def _listens(self, uid: str) -> None:
+        spare = self._spares.get(uid)
+        if spare is not None and not spare.process.stopping:
+            self._pods.put_spare(spare.pool, uid, spare.process)
 
-    async def _follow(self, spare: _Spare) -> None:
-        """Until it has ended, or was taken."""
-        ending = await spare.process.ended()
-        del self._spares[spare.uid]
-        self._pods.remove_spare(spare.pool, spare.process)
-        self._write(spare)
-        if not spare.process.stopping:
-            self._console.say(f"the spare process {spare.process.name} {ending.how}; another one will replace it")
+    async def _follow(self, uid: str, process: AgentProcess) -> None:
+        """Until it has ended; cancelled when it is taken."""
+        ending = await process.ended()
+        spare = self._spares.pop(uid)
+        self._pods.remove_spare(spare.pool, process)
+        spare.output.flush()
+        if not process.stopping:
+            self._console.say(f"the spare process {process.name} {ending.how}; another one will replace it")
             self._fill_after(RETRY_AFTER, spare.pool)
 
     def _end(self, spare: _Spare) -> None:
         self._pods.remove_spare(spare.pool, spare.process)
         if not spare.process.stopping:
             spare.process.terminate(within=STOP_TIMEOUT)
-
-    def _hold(self, spare: _Spare, line: str) -> None:
-        """A function's first lines come a moment before the claim that says which function it is."""
-        if not spare.lines:
-            asyncio.get_running_loop().call_later(_HELD_SECONDS, self._write, spare)
-        spare.lines.append(line)
-        if len(spare.lines) > _HELD_LINES:
-            self._write(spare)
-
-    def _write(self, spare: _Spare) -> None:
-        lines, spare.lines = spare.lines, []
-        for line in lines:
-            self._console.line(spare.process.name, line)

@@ -4,79 +4,31 @@ import asyncio
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from agent_processes import Process, Sink
 from waiting import eventually
 
 from kappa_cli.local.console import Console
 from kappa_cli.local.manifests.workload import Workload
-from kappa_cli.local.processes.agent_process import AgentProcess, Ending
 from kappa_cli.local.processes.function_processes import CRASHES_TO_FAIL, FunctionProcesses, Shared
-from kappa_cli.local.processes.launch import Launch
 from kappa_cli.local.processes.pods import Pods
 from kappa_cli.local.processes.readiness import Readiness
 from kappa_core import pool
 from kappa_core.demand import FunctionDemand
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod
-
-
-class Sink:
-    """What the gateway knows."""
-
-    def __init__(self) -> None:
-        self.pods: dict[str, Pod] = {}
-        self.function: Function | None = None
-
-    def put_function(self, function: Function) -> None:
-        self.function = function
-
-    def put_pod(self, pod: Pod) -> None:
-        self.pods[pod.name] = pod
-
-    def remove_pod(self, namespace: str, name: str) -> None:
-        del self.pods[name]
-
-
-class Process(AgentProcess):
-    """An agent that does what the test says."""
-
-    def __init__(self, name: str, folder: Path, on_line: Callable[[str], None]) -> None:
-        super().__init__(name, folder, on_line)
-        self._end: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self._on_change: Callable[[], None] = lambda: None
-
-    def start(self, launch: Launch, on_change: Callable[[], None]) -> None:
-        self._on_change = on_change
-
-    async def ended(self) -> Ending:
-        return await self._end
-
-    def terminate(self, within: float) -> None:
-        self.stopping = True
-
-    def kill(self) -> None:
-        self.stopping = True
-        self.end("was killed by signal 9")
-
-    def becomes(self, readiness: Readiness) -> None:
-        self.port, self.readiness = 1234, readiness
-        self._on_change()
-
-    def end(self, how: str, lived: float = 1.0) -> None:
-        self._end.set_result(Ending(how, lived))
 
 
 class World:
     def __init__(self) -> None:
         self.now = 100.0
-        self.sink: Any = Sink()
+        self.sink = Sink()
         self.out = io.StringIO()
         self.console = Console(self.out)
         self.processes: list[Process] = []
         self.shared = Shared(
-            Pods(self.sink),
+            Pods(cast(Any, self.sink)),
             self.console,
             Path("state"),
             "us-east-1",
