@@ -75,9 +75,7 @@ class AgentProcess:
     def terminate(self, within: float) -> None:
         """Ask it to finish its invocations and to end; kill it after `within` seconds."""
         self.stopping = True
-        if self._process is not None and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+        self._signal()
         asyncio.get_running_loop().call_later(within, self.kill)
 
     def kill(self) -> None:
@@ -96,8 +94,7 @@ class AgentProcess:
             return Ending(f"could not be started: {error}", time.monotonic() - begun)
         self._process, self.started_at = process, time.time()
         if self.stopping:  # asked to end while it was being started
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+            self._signal()
         # The output has a pipe of ours. With asyncio's, wait() lasts until everybody has closed it, so a program that
         # the function left behind would keep its agent alive for us.
         reading = asyncio.create_task(read_lines(output, lambda line: self._on_line(line)))
@@ -149,16 +146,23 @@ class AgentProcess:
             self._kill_group()
             return
         on_change()
-        if probe:
-            with suppress(OSError):  # it is ending, and `_live` notices
-                self.readiness = await await_readiness(self.port)
-                on_change()
+        if not probe:
+            return
+        try:
+            self.readiness = await await_readiness(self.port)
+        except OSError:
+            return  # it is ending, and `_live` notices
+        on_change()
+
+    def _signal(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
 
     def _kill_group(self) -> None:
         if self._process is not None:
-            with suppress(
-                ProcessLookupError, PermissionError
-            ):  # macOS refuses with the latter where only zombies are left
+            # macOS answers with EPERM where only zombies are left
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
