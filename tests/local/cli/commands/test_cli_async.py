@@ -4,13 +4,16 @@ import json
 import os
 import pty
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+import pytest_asyncio
 from kappa_command import Ran, run_command, spawn_command
+from kappa_local import KappaLocal, manifest_text
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JOB = """
 import os, time
@@ -27,33 +30,40 @@ def handler(event, context):
 Run = Callable[..., Awaitable[Ran]]
 
 
-@pytest.fixture
-async def run(manifest: Any, kappa: Any) -> Run:
-    """The command, against a local mode that serves `job` (tried once) and `idle`."""
-    manifest("job", JOB, spec="async: {maxAttempts: 1}")
-    manifest("idle", JOB)
-    local = await kappa()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KappaLocal]:
+    """One local mode for all tests here. Its functions are tried once; `idle` is never invoked."""
+    path = tmp_path_factory.mktemp("functions") / "functions.yaml"
+    names = ("job", "idle", "first", "failing", "purged")
+    path.write_text("\n---\n".join(manifest_text(name, JOB, spec="async: {maxAttempts: 1}") for name in names))
+    local = KappaLocal(path)
+    yield await local.start()
+    await local.stop()
 
+
+@pytest.fixture
+def run(local: KappaLocal) -> Run:
+    """The command, against that local mode."""
     return partial(run_command, env={"KAPPA_GATEWAY": local.url})
 
 
-async def submit(run: Run, event: str = "{}", *more: str) -> str:
-    ran = await run("invoke", "job", "--async", "-d", event, *more)
+async def submit(run: Run, name: str, event: str) -> str:
+    ran = await run("invoke", name, "--async", "-d", event)
     assert ran.status == 0, ran
     return ran.out.strip()
 
 
 async def test_from_the_request_id_to_the_result(run: Run) -> None:
-    ran = await run("invoke", "job", "--async", "-d", '{"a": 1}')
+    ran = await run("invoke", "first", "--async", "-d", '{"a": 1}')
     assert (ran.status, ran.err) == (0, "")
     request_id = ran.out.removesuffix("\n")
     assert str(uuid.UUID(request_id)) == request_id, "the id and nothing else, for scripts"
-    ran = await run("async", "get", "job", request_id, "--wait", "--json")
+    ran = await run("async", "get", "first", request_id, "--wait", "--json")
     assert (ran.status, ran.err) == (0, "")
     said = json.loads(ran.out)
     assert (said["status"], said["attempts"]) == ("succeeded", 1)
     assert said["result"] == {"id": request_id, "got": {"a": 1}}
-    ran = await run("async", "get", "default.job", request_id)
+    ran = await run("async", "get", "default.first", request_id)
     rows = dict(line.split("   ", 1) for line in ran.out.splitlines())
     assert {label: text.strip() for label, text in rows.items()} | {"received": "", "updated": ""} == {
         "request id": request_id,
@@ -63,7 +73,7 @@ async def test_from_the_request_id_to_the_result(run: Run) -> None:
         "updated": "",
         "result": json.dumps({"id": request_id, "got": {"a": 1}}),
     }
-    ran = await run("async", "ls", "job")
+    ran = await run("async", "ls", "first")
     head, line = ran.out.splitlines()
     assert head.split() == ["REQUEST", "ID", "STATUS", "ATTEMPTS", "AGE"]
     assert head.index("STATUS") == line.index("succeeded")
@@ -79,8 +89,8 @@ async def test_a_key_makes_a_repetition_harmless_and_says_so(run: Run) -> None:
 
 
 async def test_what_failed_is_shown_and_redriven(run: Run) -> None:
-    request_id = await submit(run, '{"tired": true}')
-    ran = await run("async", "get", "job", request_id, "--wait")
+    request_id = await submit(run, "failing", '{"tired": true}')
+    ran = await run("async", "get", "failing", request_id, "--wait")
     assert ran.status == 1, "as a script wants it"
     assert "dead letter   yes: kappa async redrive runs it again" in ran.out
     lines = ran.out.splitlines()
@@ -89,52 +99,50 @@ async def test_what_failed_is_shown_and_redriven(run: Run) -> None:
     assert lines[at + 1] == " " * 14 + "nor tomorrow"
     assert any("main.py" in line for line in lines[at + 2 :]), "its stack"
 
-    ran = await run("async", "ls", "job", "--status", "failed")
+    ran = await run("async", "ls", "failing", "--status", "failed")
     [line] = ran.out.splitlines()[1:]
     assert line.endswith("dead letter: Tired: not today nor tomorrow")
-    ran = await run("async", "redrive", "job", request_id)
+    ran = await run("async", "redrive", "failing", request_id)
     assert (ran.status, ran.err) == (0, "")
     old, _, new = ran.out.strip().partition(" redriven as ")
     assert old == request_id
-    assert (await run("async", "get", "job", new, "--wait")).status == 1, "it fails again"
-    assert f"redriven as   {new}\n" in (await run("async", "get", "job", request_id)).out
+    assert (await run("async", "get", "failing", new, "--wait")).status == 1, "it fails again"
+    assert f"redriven as   {new}\n" in (await run("async", "get", "failing", request_id)).out
 
-    ran = await run("async", "redrive", "job", request_id, new)
-    assert (ran.status, ran.err) == (4, f"kappa: not in the dead letter of default/job: {request_id}\n")
+    ran = await run("async", "redrive", "failing", request_id, new)
+    assert (ran.status, ran.err) == (4, f"kappa: not in the dead letter of default/failing: {request_id}\n")
     assert ran.out.startswith(f"{new} redriven as "), "the other one was"
     newest = ran.out.split()[-1]
-    assert (await run("async", "get", "job", newest, "--wait")).status == 1
-    ran = await run("async", "redrive", "job", "--all")
+    assert (await run("async", "get", "failing", newest, "--wait")).status == 1
+    ran = await run("async", "redrive", "failing", "--all")
     assert (ran.status, ran.out.split()[0]) == (0, newest)
 
 
 async def test_purge(run: Run) -> None:
-    request_id = await submit(run, '{"tired": true}')
-    await run("async", "get", "job", request_id, "--wait")
-    ran = await run("async", "purge", "job", "--dead")
-    assert (ran.status, ran.err) == (2, "kappa: this drops the dead letter of default/job for good: say --yes\n")
-    ran = await run("async", "purge", "job", "--dead", "--yes")
+    request_id = await submit(run, "purged", '{"tired": true}')
+    await run("async", "get", "purged", request_id, "--wait")
+    ran = await run("async", "purge", "purged", "--dead")
+    assert (ran.status, ran.err) == (2, "kappa: this drops the dead letter of default/purged for good: say --yes\n")
+    ran = await run("async", "purge", "purged", "--dead", "--yes")
     assert (ran.status, ran.out) == (0, "1 dropped\n")
-    ran = await run("async", "redrive", "job", "--all")
-    assert (ran.status, ran.out, ran.err) == (0, "", "kappa: the dead letter of default/job is empty\n")
+    ran = await run("async", "redrive", "purged", "--all")
+    assert (ran.status, ran.out, ran.err) == (0, "", "kappa: the dead letter of default/purged is empty\n")
     ran = await run("async", "purge", "idle", "-y")
     assert (ran.status, ran.out) == (0, "0 dropped\n")
 
 
-async def test_on_a_terminal_purge_asks(manifest: Any, kappa: Any) -> None:
-    manifest("job", JOB)
-    local = await kappa()
+async def test_on_a_terminal_purge_asks(local: KappaLocal) -> None:
     for typed, status in (("n\n", 1), ("y\n", 0)):
         ours, theirs = pty.openpty()
         try:
-            command = await spawn_command("async", "purge", "job", "--gateway", local.url, stdin=theirs)
+            command = await spawn_command("async", "purge", "idle", "--gateway", local.url, stdin=theirs)
             os.write(ours, typed.encode())
             ran = await command.ran()
         finally:
             os.close(ours)
             os.close(theirs)
         assert ran.status == status
-        assert "Drop everything that waits for default/job for good? [y/N]" in ran.err
+        assert "Drop everything that waits for default/idle for good? [y/N]" in ran.err
         assert ran.out == ("0 dropped\n" if status == 0 else "")
 
 
@@ -149,7 +157,7 @@ async def test_the_list_says_when_there_is_nothing(run: Run) -> None:
 
 async def test_what_runs_is_shown_as_running(run: Run, tmp_path: Path) -> None:
     go = tmp_path / "go"
-    request_id = await submit(run, json.dumps({"until": str(go)}))
+    request_id = await submit(run, "job", json.dumps({"until": str(go)}))
     shown = []
     while "running" not in shown and len(shown) < 2000:
         shown.append(json.loads((await run("async", "get", "job", request_id, "--json")).out)["status"])
@@ -159,21 +167,6 @@ async def test_what_runs_is_shown_as_running(run: Run, tmp_path: Path) -> None:
     assert (ran.status, ran.err) == (5, "kappa: it has not ended within 100ms: it is running\n")
     go.touch()
     assert (await run("async", "get", "job", request_id, "--wait")).status == 0
-
-
-async def test_wait_goes_on_while_the_gateway_is_replaced(manifest: Any, kappa: Any, tmp_path: Path) -> None:
-    manifest("job", JOB)
-    go = tmp_path / "go"
-    queue = ("--queue", str(tmp_path / "queue.sqlite"))
-    first = await kappa(options=queue)
-    accepted = await first.invoke("job", {"until": str(go)}, {"X-Amz-Invocation-Type": "Event"})
-    request_id = accepted.headers["x-amzn-requestid"]
-    waiting = await spawn_command("async", "get", "job", request_id, "--wait", "--json", "--gateway", first.url)
-    assert await first.stop() == 0
-    await kappa(options=(*queue, "--port", str(first.port)))
-    go.touch()
-    ran = await waiting.ran()
-    assert (ran.status, json.loads(ran.out)["status"]) == (0, "succeeded")
 
 
 async def test_each_way_to_fail_has_its_status_and_one_line(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""`kappa local up` as a user meets it: start, what it prints, stop."""
+"""`kappa local up` as a user meets it: what stops it from starting, and how it stops."""
 
 import asyncio
 import signal
@@ -7,57 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kappa_local import HELLO, NO_SPARE, KappaLocal, returning
+from kappa_local import HELLO, NO_SPARE, KappaLocal
 from processes import alive
 from waiting import eventually
-
-
-async def test_the_banner_says_where_and_how(manifest: Any, kappa: Any) -> None:
-    manifest("hello", HELLO)
-    local = await kappa()
-    assert f"{local.url}/fn/default/hello" in local.output
-    assert f'curl {local.url}/2015-03-31/functions/hello/invocations -d \'{{"name": "Ada"}}\'' in local.output
-    assert "kappa invoke hello" in local.output
-
-
-async def test_what_a_function_prints_goes_to_the_terminal_with_its_name(manifest: Any, kappa: Any) -> None:
-    manifest("talker", 'def handler(event, context):\n    print("one\\ntwo")\n    return 1')
-    local = await kappa()
-    await local.invoke("talker")
-    await local.says("talker | one\ntalker | two\n")
-    await local.says("talker | REPORT RequestId:")
-
-
-async def test_functions_of_other_namespaces_are_named_with_them(tmp_path: Path, manifest: Any, kappa: Any) -> None:
-    path = manifest("hello", returning("there"))
-    path.write_text(path.read_text().replace("{name: hello}", "{name: hello, namespace: team-a}"))
-    local = await kappa()
-    assert (await local.invoke("team-a.hello")).json == "there"
-    assert (await local.invoke("hello")).status == 404
-    await local.says("team-a.hello | START")
-
-
-async def test_an_image_is_refused_with_the_reason(tmp_path: Path, manifest: Any, kappa: Any) -> None:
-    manifest("hello", HELLO)
-    (tmp_path / "image.yaml").write_text(
-        "apiVersion: kappa.run/v1alpha1\nkind: Function\nmetadata: {name: boxed}\n"
-        "spec: {code: {image: {ref: team/boxed:1}}}\n"
-    )
-    local = await kappa()
-    await local.says(
-        "boxed cannot run: code.image (team/boxed:1) is a container image, and those run in a cluster only"
-    )
-    answer = await local.invoke("boxed")
-    assert answer.status == 502
-    assert "in a cluster only" in answer.body.decode()
-
-
-async def test_another_python_is_said_once(manifest: Any, kappa: Any) -> None:
-    path = manifest("hello", HELLO)
-    path.write_text(path.read_text().replace("python3.13", "python3.8"))
-    local = await kappa()
-    assert local.output.count("hello names Python 3.8 and runs on") == 1
-    assert (await local.invoke("hello")).status == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
