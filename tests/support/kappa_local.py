@@ -1,12 +1,15 @@
 """`kappa local up` as a process of its own, as a user runs it, and ways to ask it."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -65,6 +68,14 @@ def manifest_text(
         max_replicas=max_replicas,
         spec=spec,
     )
+
+
+def lasting_port() -> int:
+    """A free port that stays free while nothing listens on it: the system gives nobody else a port of this range."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass(frozen=True)
