@@ -6,5 +6,5 @@ machine.
 what those files say: the functions, and the processes of each. `gateway` runs the gateway; it and `processes.pods` are
 the only modules that import it.
 
-Imports go downwards: `up > gateway | backend | banner > served > processes > manifests | console | state_folder`.
+Imports go downwards: `up > gateway | banner > backend > served > processes > manifests | console | state_folder`.
 """
