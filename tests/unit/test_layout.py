@@ -75,6 +75,7 @@ def test_nothing_names_a_path_of_the_machine_it_was_made_on() -> None:
     folders = [
         ".ci",
         "charts",
+        "cli",
         "core",
         "crds",
         "docs",
