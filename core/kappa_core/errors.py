@@ -21,6 +21,7 @@ Invoke API where it has one. What a function itself does wrong is no error here:
 """
 
 import json
+from collections.abc import Callable
 from typing import Final
 
 from kappa_core.reasons import Reason
@@ -150,15 +151,17 @@ def decode(body: bytes) -> KappaError:
     """The error that `encode` was given; for what cannot be read, or is unknown here, the root of them."""
     try:
         said = json.loads(body)
-        kind, message, reason = _KINDS.get(said["error"], KappaError), str(said["message"]), str(said["reason"])
-        if kind is Throttled:
+        kind, message, reason = said["error"], str(said["message"]), str(said["reason"])
+        if kind == Throttled.__name__:
             return Throttled(message, retry_after=float(said["retryAfter"] or 1.0), reason=reason)
-        return FunctionFailed(message, reason=reason) if kind is FunctionFailed else kind(message)
+        if kind == FunctionFailed.__name__:
+            return FunctionFailed(message, reason=reason)
+        return _KINDS.get(kind, KappaError)(message)
     except (ValueError, KeyError, TypeError):
         return KappaError("another gateway answered with an error that cannot be read")
 
 
-_KINDS: Final = {
+_KINDS: Final[dict[str, Callable[[str], KappaError]]] = {
     kind.__name__: kind
     for kind in (
         InvalidRequest,
@@ -166,7 +169,6 @@ _KINDS: Final = {
         RequestTooLarge,
         FunctionNotFound,
         Throttled,
-        FunctionFailed,
         PodLost,
         BadAnswer,
         GatewayTimeout,

@@ -14,8 +14,8 @@ from waiting import eventually as until
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.pods.platform import Peer, Pod, PoolPod
 from kappa_gateway.cluster import KubernetesBackend
+from kappa_gateway.pods.platform import Peer, Pod, PoolPod
 from kappa_kube.client import Client
 from kappa_kube.connection import Connection
 

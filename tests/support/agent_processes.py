@@ -8,7 +8,7 @@ from kappa_cli.local.processes.agent_process import AgentProcess, Ending
 from kappa_cli.local.processes.launch import Launch
 from kappa_cli.local.processes.readiness import Readiness
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod, PoolPod
+from kappa_gateway.pods.platform import Pod, PoolPod
 
 
 class Sink:

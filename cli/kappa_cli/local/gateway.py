@@ -15,12 +15,11 @@ from pydantic import SecretStr
 
 from kappa_cli.local.backend import LocalBackend
 from kappa_core.demand import DemandReport
-from kappa_gateway.demand import Overrun
-from kappa_gateway.gateway import Gateway
-from kappa_gateway.pools.signing import Signer
+from kappa_gateway.main import Gateway, serve
+from kappa_gateway.pods.demand import Overrun
+from kappa_gateway.pods.warm.signing import Signer
 from kappa_gateway.queue.factory import sqlite_url
 from kappa_gateway.queue.protocol import QueueMisconfigured
-from kappa_gateway.server import serve
 from kappa_gateway.settings import Settings
 
 __all__ = ["QueueMisconfigured", "local_settings", "public_key", "serve_local"]
@@ -65,7 +64,7 @@ async def serve_local(
 
     def started(gateway: Gateway, port: int, _internal_port: int) -> None:
         async def announce() -> None:
-            await gateway.registry.synced.wait()
+            await gateway.functions.synced.wait()
             on_serving(port)
 
         beside.add(asyncio.create_task(_scale(gateway, backend), name="local scaling"))
@@ -81,7 +80,7 @@ async def serve_local(
 
 async def _scale(gateway: Gateway, backend: LocalBackend) -> None:
     """Follow the gateway's demand feed, as the operator does in a cluster."""
-    while not gateway.draining:
+    while not gateway.readiness.is_stopping:
         reports = cast(AsyncGenerator[DemandReport], gateway.demand.subscribe())
         try:
             async with aclosing(reports):

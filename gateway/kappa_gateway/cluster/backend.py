@@ -6,9 +6,9 @@ from typing import Final
 
 from kappa_core import names
 from kappa_core.function import Function
-from kappa_gateway.pods.platform import Pod, PoolPod, Sink
 from kappa_gateway.cluster import peers, pods
 from kappa_gateway.cluster.functions import FunctionReader
+from kappa_gateway.pods.platform import Pod, PoolPod, Sink
 from kappa_kube import paths
 from kappa_kube.client import Client
 from kappa_kube.connection import Connection

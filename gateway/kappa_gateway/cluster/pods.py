@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kappa_core import names
-from kappa_gateway.pods.platform import Pod, PoolPod, Sink
 from kappa_gateway.cluster.reduction import reduce_pod, reduce_pool_pod
+from kappa_gateway.pods.platform import Pod, PoolPod, Sink
 from kappa_kube.table import Key
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from fake_api_server import FUNCTIONS, PODS, FakeApiServer, write_kubeconfig
 from waiting import eventually
 
 from kappa_core.function import Function
-from kappa_gateway.pods.platform import Peer, Pod, PoolPod
 from kappa_gateway.cluster import KubernetesBackend
+from kappa_gateway.pods.platform import Peer, Pod, PoolPod
 from kappa_kube.reflector import Timing
 
 

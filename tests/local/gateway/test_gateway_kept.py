@@ -10,8 +10,8 @@ import pytest
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig
 from kappa_core.errors import GatewayTimeout
-from kappa_gateway.pods.platform import Pod
 from kappa_gateway.events import kept
+from kappa_gateway.pods.platform import Pod
 from kappa_gateway.pods.state import PodStatus
 
 NOTHING = b'{"errorType":"NotKept","errorMessage":"nothing"}'

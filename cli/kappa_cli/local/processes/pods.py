@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 
 from kappa_cli.local.processes.agent_process import AgentProcess
-from kappa_cli.local.processes.readiness import Readiness
 from kappa_core.function import Function
-from kappa_gateway.backend import Pod, PoolPod, Sink
+from kappa_gateway.pods.platform import Pod, PoolPod, Sink
 
 __all__ = ["Pods", "PoolKey", "Sink"]
 
@@ -44,7 +43,6 @@ class Pods:
                 port=process.port or 0,
                 concurrency=function.spec.concurrency,
                 protocol="lambda",
-                ready=process.readiness is Readiness.READY,
                 terminating=process.stopping,
                 created_at=process.created_at,
                 phases=phases,
