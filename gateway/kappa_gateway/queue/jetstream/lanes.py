@@ -35,7 +35,8 @@ class LaneStream:
     remembers_since: int = 0
     """Server time in microseconds, see `memory`: of the server, or of the consumer if that is younger."""
     order: int = 0
-    """The newest delivery's number in the consumer. A smaller one that comes later says that the consumer was recreated."""
+    """The newest delivery's number in the consumer. A smaller one that comes later says that the consumer was
+    recreated."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

@@ -25,7 +25,6 @@ from kappa_gateway.queue.jetstream.link import Denied, Link
 from kappa_gateway.queue.jetstream.management import Manager, explain, is_second_of_subject, is_temporary
 from kappa_gateway.queue.jetstream.memory import remembers_since, server_time
 from kappa_gateway.queue.jetstream.names import Names
-from kappa_gateway.queue.jetstream.publisher import publish
 from kappa_gateway.queue.jetstream.publishing import Publishing, TryAgain
 from kappa_gateway.queue.jetstream.store import Store
 from kappa_gateway.queue.jetstream.streams import shared_streams
@@ -95,7 +94,8 @@ class JetStreamQueue:
                 raise self._publishing.refused(stream.name, error) from error
 
     async def _ended(self, event: Event, link: Link) -> bool:
-        """Whether a keyed event came within the window and ended, which a server that was restarted since has forgotten."""
+        """Whether a keyed event came within the window and ended, which a server that was restarted since has
+        forgotten."""
         window = self._settings.queue_deduplication_window
         if asyncio.get_running_loop().time() - link.opened_at > window:
             return False
@@ -163,7 +163,7 @@ class JetStreamQueue:
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         if subject.startswith((f"{self._settings.queue_prefix}.", "$", "_")):
             raise InvalidRequest(f"subject {subject} is the queue's or the server's own: a destination needs another")
-        await publish(self._settings, self._connection, subject, payload, headers)
+        await self._publishing.publish(subject, payload, headers)
 
     # -- a new connection
 
@@ -184,8 +184,8 @@ class JetStreamQueue:
         except APIError as error:
             if isinstance(error, ServiceUnavailableError) and error.err_code is None:  # nobody listens
                 raise QueueMisconfigured(
-                    f"the NATS server at {where} runs without JetStream: start it with -js, or a jetstream block in its "
-                    "configuration"
+                    f"the NATS server at {where} runs without JetStream: start it with -js, or a jetstream block in "
+                    "its configuration"
                 ) from None
             if is_temporary(error):
                 raise self._connection.unavailable(explain(error)) from error
@@ -203,13 +203,14 @@ class JetStreamQueue:
         wanted, room = self._settings.event_max_bytes, link.max_payload - HEADER_RESERVE
         if room < min(wanted, SMALLEST_EVENT):
             raise QueueMisconfigured(
-                f"the NATS server at {self._connection.address} takes messages of at most {link.max_payload} bytes, which is too "
-                f"small for events of up to {wanted}: set max_payload to at least {wanted + HEADER_RESERVE} in its configuration"
+                f"the NATS server at {self._connection.address} takes messages of at most {link.max_payload} bytes, "
+                f"which is too small for events of up to {wanted}: set max_payload to at least "
+                f"{wanted + HEADER_RESERVE} in its configuration"
             )
         if room < wanted and self._max_event_bytes != room:
             logger.warning(
-                "events may have %d bytes, not the %d of KAPPA_GATEWAY_EVENT_MAX_BYTES: the NATS server at %s takes messages of "
-                "at most %d; set max_payload to at least %d in its configuration",
+                "events may have %d bytes, not the %d of KAPPA_GATEWAY_EVENT_MAX_BYTES: the NATS server at %s takes "
+                "messages of at most %d; set max_payload to at least %d in its configuration",
                 room,
                 wanted,
                 self._connection.address,
