@@ -124,7 +124,7 @@ class Lanes:
         message = await self._last(lane, event_id)
         return _decode(lane, message) if message is not None else None
 
-    async def events(self, lane: Lane, *, limit: int, after: str | None) -> list[Event]:
+    async def events(self, lane: Lane, *, limit: int, after: str | None = None) -> list[Event]:
         if not _is_lane(lane):
             return []
         stream, subject = self._names.stream(lane), self._names.events(lane)
