@@ -41,10 +41,10 @@ class TextFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def configure(level: str = "info", style: Literal["json", "text"] = "json") -> None:
+def configure(level: str = "info", log_format: Literal["json", "text"] = "json") -> None:
     """Send every logger's records to stderr, once."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

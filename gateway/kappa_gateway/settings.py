@@ -199,7 +199,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug adds one line per invocation."
     )
-    log_style: Literal["json", "text"] = Field(default="json", description="How logs are written.")
+    log_format: Literal["json", "text"] = Field(default="json", description="How logs are written.")
 
     @property
     def has_pool_key(self) -> bool:
