@@ -34,14 +34,14 @@ class Dispatcher:
         self,
         clock: Callable[[], float],
         *,
-        queue_limit: int = 1000,
+        max_waiting_requests: int = 1000,
         max_wait: float = 60.0,
         on_waiting: Callable[[FunctionState], None] = lambda _: None,
         claim: Callable[[FunctionState], None] = lambda _: None,
         on_alarm: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._clock = clock
-        self._queue_limit = queue_limit
+        self._max_waiting_requests = max_waiting_requests
         self._max_wait = max_wait
         self.on_waiting = on_waiting
         self.claim = claim
@@ -191,7 +191,7 @@ class Dispatcher:
     def _check_queue(self, function: FunctionState) -> None:
         """Raise if nobody may start to wait for this function."""
         error = self._in_vain(function)
-        if error is None and len(function.waiters) >= self._queue_limit:
+        if error is None and len(function.waiters) >= self._max_waiting_requests:
             error = Throttled(
                 f"{function.key}: {len(function.waiters)} requests wait for a pod already, which is the limit; try again later",
                 retry_after=self._retry_after(function),

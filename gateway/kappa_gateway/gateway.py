@@ -34,7 +34,7 @@ class Gateway:
         self.upstream = Upstream(self.loop, idle_timeout=settings.upstream_idle_timeout)
         self.dispatcher = Dispatcher(
             self.loop.time,
-            queue_limit=settings.queue_limit,
+            max_waiting_requests=settings.max_waiting_requests,
             max_wait=settings.max_wait,
             on_alarm=lambda when: self._alarm(when),
         )

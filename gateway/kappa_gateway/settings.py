@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         default=20_000, ge=1, description="Client connections at a time; further ones are closed at once."
     )
 
-    queue_limit: int = Field(
+    max_waiting_requests: int = Field(
         default=1000, ge=0, description="Requests of one function that may wait for a pod; further ones get 429."
     )
     max_wait: float = Field(
