@@ -31,7 +31,6 @@ MANAGED_BY: Final = "kappa"
 COMPONENT_FUNCTION: Final = "function"
 COMPONENT_POOL: Final = "pool"
 COMPONENT_GATEWAY: Final = "gateway"
-COMPONENT_OPERATOR: Final = "operator"
 
 ANNOTATION_CONCURRENCY: Final = f"{GROUP}/concurrency"
 """On a function's pod: how many invocations it takes at once; the gateway's slots for it."""
@@ -46,7 +45,6 @@ ANNOTATION_REVISION: Final = f"{GROUP}/revision"
 ANNOTATION_FROM_POOL: Final = f"{GROUP}/from-pool"
 """On a function's pod that was taken from a warm pool: how often its container had been restarted by then. Once more, and
 its agent is a pool's again, and nobody's."""
-ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 
 AGENT_PORT: Final = 8080

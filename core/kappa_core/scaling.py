@@ -48,12 +48,6 @@ class History:
             self.peaks.popleft()
         return self.peaks[0][1] if self.peaks else 0
 
-    def next_change(self, window: float) -> float | None:
-        """When the oldest peak leaves the window, so that the caller can come back then; None while nothing will."""
-        if not self.peaks or self.peaks[0][1] == 0:
-            return None
-        return self.peaks[0][0] + window
-
 
 def needed(demand: FunctionDemand, spec: ScalingSpec) -> int:
     """Pods that this demand calls for at this moment, without bounds' lower end.
