@@ -40,7 +40,7 @@ def obstacle(pod: PodFacts, claim: Claim, function: Function | None, settings: P
     refusal = pool.ineligible(function, settings.memory_limit)
     if refusal is not None:
         return f"its Function does not use warm pods any more: {refusal}"
-    if claim.revision != pool.revision(function):
+    if claim.spec_hash != pool.spec_hash(function):
         return "its Function has changed"
     if pod.image != image or pod.pool != function.spec.runtime:
         return "its runtime is not the Function's"

@@ -41,8 +41,8 @@ class Claim:
     """The Function's name."""
     pod: str
     pod_uid: str
-    revision: str
-    """As `pool.revision` has it."""
+    spec_hash: str
+    """`pool.spec_hash` of the Function that the gateway sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _function(entry: Any) -> FunctionDemand:
 
 
 def _claim(entry: Any) -> Claim:
-    return Claim(**{name: str(entry[name]) for name in ("namespace", "function", "pod", "pod_uid", "revision")})
+    return Claim(**{name: str(entry[name]) for name in ("namespace", "function", "pod", "pod_uid", "spec_hash")})
 
 
 def _count(value: Any) -> int:

@@ -112,7 +112,7 @@ def environment(function: Function) -> dict[str, str]:
     return values
 
 
-def revision(function: Function) -> str:
+def spec_hash(function: Function) -> str:
     """Sixteen hex digits that change when pods of `function` must be replaced; the same for gateway and operator.
 
     What only scaling and the gateway read (`scaling`, `async`) leaves no trace, as in `manifests.deployment`.

@@ -6,7 +6,7 @@ The signed part is JSON; it holds the hashes of the code and of the event, so no
 uid of the pod, so it is good for that pod alone. The signature is Ed25519 over `CONTEXT` and the signed part. Who signs
 and who verifies is the caller's: this module knows no cryptography beyond SHA-256.
 
-    {"podUid": "…", "requestId": "…", "revision": "…", "issuedAt": 1760000000.123,
+    {"podUid": "…", "requestId": "…", "specHash": "…", "issuedAt": 1760000000.123,
      "config": {"KAPPA_FUNCTION_NAME": "hello", …}, "env": {"GREETING": "hi"},
      "code": {"sha256": "…", "length": 0}, "event": {"sha256": "…", "length": 17}}
 
@@ -58,14 +58,14 @@ def is_read_at_start(variable: str) -> bool:
 class Specialization:
     """What a pool pod is to become."""
 
-    __slots__ = ("config", "env", "issued_at", "pod_uid", "request_id", "revision")
+    __slots__ = ("config", "env", "issued_at", "pod_uid", "request_id", "spec_hash")
 
     def __init__(
         self,
         *,
         pod_uid: str,
         request_id: str,
-        revision: str,
+        spec_hash: str,
         issued_at: float,
         config: AgentConfig,
         env: Mapping[str, str],
@@ -73,8 +73,8 @@ class Specialization:
         self.pod_uid = pod_uid
         self.request_id = request_id
         """Of the first invocation; also in the request's headers."""
-        self.revision = revision
-        """As `names.ANNOTATION_REVISION` has it on the Function's own pods."""
+        self.spec_hash = spec_hash
+        """`pool.spec_hash` of the Function. It is not a revision, which the gateway cannot compute."""
         self.issued_at = issued_at
         """Epoch seconds."""
         self.config = config
@@ -91,7 +91,7 @@ class Specialization:
     def __repr__(self) -> str:
         """Without the values of variables, which may be secrets."""
         name = f"{self.config.function_namespace}/{self.config.function_name}"
-        return f"Specialization({name}, revision={self.revision!r}, pod_uid={self.pod_uid!r}, env={sorted(self.env)})"
+        return f"Specialization({name}, spec_hash={self.spec_hash!r}, pod_uid={self.pod_uid!r}, env={sorted(self.env)})"
 
 
 class Received:
@@ -124,7 +124,7 @@ def encode(specialization: Specialization, *, code: bytes, event: bytes, sign: S
         {
             "podUid": specialization.pod_uid,
             "requestId": specialization.request_id,
-            "revision": specialization.revision,
+            "specHash": specialization.spec_hash,
             "issuedAt": specialization.issued_at,
             "config": specialization.config.to_env(),
             "env": specialization.env,
@@ -155,7 +155,7 @@ def read(body: bytes, *, pod_uid: str, now: float, agent_started: float, verify:
         specialization = Specialization(
             pod_uid=str(fields["podUid"]),
             request_id=str(fields["requestId"]),
-            revision=str(fields["revision"]),
+            spec_hash=str(fields["specHash"]),
             issued_at=issued_at,
             config=AgentConfig.from_env(fields["config"]),
             env=_variables(fields["env"]),

@@ -23,7 +23,7 @@ A pool pod's agent is nobody's until it takes a `POST SPECIALIZE_PATH`; from the
 | the same, not signed, altered, for another pod, too old | 403 with `REFUSED: signature`, `altered`, `other-pod`, `stale`; nothing was run, the pod stays free |
 | `POST INVOKE_PATH` before it | 503 with `REFUSED: pool`; nothing was run |
 | `GET READY_PATH` before it | 200 `{"state": "pool"}` once the runtime process waits, until then 503 `{"state": "initializing"}` |
-| `GET READY_PATH` after it | as above, and in each answer also `"function": "namespace/name", "revision": "…"` |
+| `GET READY_PATH` after it | as above, and in each answer also `"function": "namespace/name", "specHash": "…"` |
 
 Agent → runtime process is the Lambda Runtime API, version `RUNTIME_API_VERSION`.
 Imported by every function pod: standard library only.

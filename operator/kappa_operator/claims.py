@@ -158,7 +158,7 @@ class Claims:
             return False
         claim = claims.pop()
         key = names.function_key(claim.namespace, claim.function)
-        if whose != (key, claim.revision):
+        if whose != (key, claim.spec_hash):
             return False
         self._confirmed[pod.uid] = claim
         self._claimed(pod.namespace, pod.pool)
@@ -166,7 +166,7 @@ class Claims:
         return True
 
     async def _ask(self, pod: PodFacts) -> tuple[str, str] | None:
-        """(function key, revision) as the pod says; None while it is nobody's, or does not answer."""
+        """(function key, spec hash) as the pod says; None while it is nobody's, or does not answer."""
         if self._session is None:
             return None
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
@@ -181,7 +181,7 @@ class Claims:
             return None
         if not isinstance(answer, dict) or not answer.get("function"):
             return None
-        return str(answer["function"]), str(answer.get("revision", ""))
+        return str(answer["function"]), str(answer.get("specHash", ""))
 
 
 def _keep(memory: dict[str, T], keys: Collection[str]) -> None:

@@ -84,7 +84,7 @@ class Namespace:
             Specialization(
                 pod_uid=pod["metadata"]["uid"],
                 request_id=request_id,
-                revision=pool.revision(function),
+                spec_hash=pool.spec_hash(function),
                 issued_at=time.time(),
                 config=manifests.agent_config(function, Platform()),
                 env=pool.environment(function),
@@ -114,7 +114,7 @@ class Namespace:
                 "function": function.metadata.name,
                 "pod": pod["metadata"]["name"],
                 "pod_uid": pod["metadata"]["uid"],
-                "revision": pool.revision(function),
+                "spec_hash": pool.spec_hash(function),
             }
             for pod in pods
         ]

@@ -87,7 +87,7 @@ class FakePoolPod:
         config = got.specialization.config
         function = f"{config.function_namespace}/{config.function_name}"
         self.pod.ready_answer = self.tools.response(
-            json.dumps({"state": "ready", "function": function, "revision": got.specialization.revision}).encode()
+            json.dumps({"state": "ready", "function": function, "specHash": got.specialization.spec_hash}).encode()
         )
 
     def refusal(self, status, reason):

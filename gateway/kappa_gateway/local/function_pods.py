@@ -103,9 +103,9 @@ class FunctionPods:
     def is_of(self, namespace: str, name: str) -> bool:
         return (self.function.metadata.namespace, self.function.metadata.name) == (namespace, name)
 
-    def adopt(self, process: AgentProcess, revision: str, task: asyncio.Task[None]) -> None:
+    def adopt(self, process: AgentProcess, spec_hash: str, task: asyncio.Task[None]) -> None:
         """A spare process that the gateway made this function's; `task` runs until it has ended, and then calls `ended`."""
-        is_current = self._workload is not None and revision == pool.revision(self.function)
+        is_current = self._workload is not None and spec_hash == pool.spec_hash(self.function)
         process.workload = self._workload or Workload(self.function)
         process.readiness = Readiness.READY
         process.on_line = lambda line: self._around.console.line(self.label, line)

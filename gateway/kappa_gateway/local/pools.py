@@ -88,7 +88,7 @@ class LocalPools:
         self._tasks.discard(spare.task)
         lines, spare.lines = spare.lines, []
         spare.owner = pods
-        pods.adopt(spare.process, claim.revision, spare.task)
+        pods.adopt(spare.process, claim.spec_hash, spare.task)
         for line in lines:
             spare.process.on_line(line)
         self._fill_later(spare.key, REFILL_AFTER)

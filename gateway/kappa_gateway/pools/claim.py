@@ -24,11 +24,11 @@ class Stage(Enum):
 
 
 class Claim:
-    __slots__ = ("borrowed", "confirmed", "pod", "pool", "revision", "stage", "told")
+    __slots__ = ("borrowed", "confirmed", "pod", "pool", "spec_hash", "stage", "told")
 
-    def __init__(self, pod: PoolPod, revision: str, pool: "Pool") -> None:
+    def __init__(self, pod: PoolPod, spec_hash: str, pool: "Pool") -> None:
         self.pod = pod
-        self.revision = revision
+        self.spec_hash = spec_hash
         self.pool = pool
         """The connections that were kept to it."""
         self.stage = Stage.CLAIMED
@@ -40,4 +40,4 @@ class Claim:
         """The platform shows the pod as the function's."""
 
     def as_told(self, function: str) -> ToldClaim:
-        return ToldClaim(self.pod.namespace, function, self.pod.name, self.pod.uid, self.revision)
+        return ToldClaim(self.pod.namespace, function, self.pod.name, self.pod.uid, self.spec_hash)

@@ -38,7 +38,7 @@ def specialize_request(
         Specialization(
             pod_uid=pod_uid,
             request_id=request_id,
-            revision=pool.revision(function),
+            spec_hash=pool.spec_hash(function),
             issued_at=now,
             config=config,
             env=pool.environment(function),

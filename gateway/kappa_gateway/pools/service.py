@@ -142,7 +142,7 @@ class Pools:
         pod = Pod(
             taken.namespace, taken.name, function.name, taken.host, taken.port, 1, "lambda", created_at=taken.created_at
         )
-        claim = Claim(taken, pool.revision(function.function), vacancy.pool)
+        claim = Claim(taken, pool.spec_hash(function.function), vacancy.pool)
         state = self._gateway.registry.claim(pod, claim)
         vacancy.pool.pod = state
         state.pool = vacancy.pool
@@ -182,7 +182,7 @@ class Pools:
         assert self.sign is not None
         if function is None:
             raise ValueError("the Function is gone")
-        claim.revision = pool.revision(function)
+        claim.spec_hash = pool.spec_hash(function)
         config = config_of(function, region=self._settings.region, account=self._settings.account)
         code = b""
         if function.spec.code.archive is not None:

@@ -128,7 +128,7 @@ class Pooled(Agent):
         asked = {
             "pod_uid": "uid-1",
             "request_id": "r-1",
-            "revision": "rev-1",
+            "spec_hash": "spec-1",
             "issued_at": time.time(),
             "config": AgentConfig(**(settings | config)),
             "env": env or {},

@@ -56,7 +56,7 @@ def claim(of: Function, **changes: str) -> Claim:
         "function": "hello",
         "pod": "p",
         "pod_uid": "uid-p",
-        "revision": pool.revision(of),
+        "spec_hash": pool.spec_hash(of),
     }
     return Claim(**{**values, **changes})
 

@@ -94,13 +94,13 @@ def test_variables_are_resolved_as_the_kubelet_does() -> None:
     }
 
 
-def test_the_revision_changes_with_what_pods_are_made_of() -> None:
-    base = pool.revision(function())
+def test_the_spec_hash_changes_with_what_pods_are_made_of() -> None:
+    base = pool.spec_hash(function())
     same = function(scaling={"maxReplicas": 3}, timeout="30s", **{"async": {"maxAttempts": 1}})
-    assert pool.revision(same) == base
-    assert pool.revision(function(name="other", namespace="x")) == base
+    assert pool.spec_hash(same) == base
+    assert pool.spec_hash(function(name="other", namespace="x")) == base
     others = [{"timeout": "31s"}, {"memory": "64Mi"}, {"env": [{"name": "A", "value": "1"}]}, {"code": {"inline": "y"}}]
-    assert len({pool.revision(function(**other)) for other in others} | {base}) == 5
+    assert len({pool.spec_hash(function(**other)) for other in others} | {base}) == 5
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.lists(st.floats(0, 1000)), st.floats(0, 2000))

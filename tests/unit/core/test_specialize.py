@@ -33,7 +33,7 @@ def specialization(**values) -> Specialization:
         **{
             "pod_uid": "uid-1",
             "request_id": "r-1",
-            "revision": "abc",
+            "spec_hash": "abc",
             "issued_at": NOW,
             "config": config,
             "env": {"GREETING": "hi", "UMLAUT": "ü\n"},
