@@ -61,7 +61,7 @@ def rehearse(pool: Pool) -> None:
     asked = Specialization(
         pod_uid="", request_id=ahead.REHEARSAL, spec_hash="", issued_at=pool.started, config=config, env={}
     )
-    body = specialize.encode(asked, code=b"", event=b"{}", sign=lambda message: key.sign(message).signature)
+    body = specialize.encode(asked, code=b"", payload=b"{}", sign=lambda message: key.sign(message).signature)
     verify = verifier(base64.b64encode(bytes(key.verify_key)).decode())
     received = specialize.read(body, pod_uid="", now=pool.started, agent_started=pool.started, verify=verify)
     config = received.specialization.config.replace(**pool.config.own())

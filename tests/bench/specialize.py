@@ -81,7 +81,7 @@ def cold_start(python: str) -> dict[str, float]:
                 env={"GREETING": "hi"},
             ),
             code=b"",
-            event=EVENT,
+            payload=EVENT,
             sign=lambda message: key.sign(message).signature,
         )
         request = (

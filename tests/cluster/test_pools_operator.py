@@ -90,7 +90,7 @@ class Namespace:
                 env=pool.environment(function),
             ),
             code=b"",
-            event=json.dumps(event or {}).encode(),
+            payload=json.dumps(event or {}).encode(),
             sign=lambda message: self.key.sign(message).signature,
         )
         request = urllib.request.Request(

@@ -80,7 +80,7 @@ class FakePoolPod:
         if self.hold is not None:
             await self.hold.wait()
         headers = {wire.PHASES: "verify=0.01,code=0.02,init=0.03,run=0.04", wire.EXECUTED_VERSION: "$LATEST"}
-        return self.tools.response(got.event, headers=headers)
+        return self.tools.response(got.payload, headers=headers)
 
     def become(self, got):
         self.taken = got.specialization

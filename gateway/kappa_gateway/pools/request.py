@@ -44,7 +44,7 @@ def specialize_request(
             env=pool.environment(function),
         ),
         code=code,
-        event=event,
+        payload=event,
         sign=sign,
     )
     fields = head[head.index(b"\r\n") + 2 : head.rindex(_LENGTH)]

@@ -24,7 +24,7 @@ async def test_a_request_to_a_cold_function_makes_a_pool_pod_its_own_and_gets_it
     assert (got.status, got.json()) == (200, {"n": 1})
     assert got.header("X-Amz-Executed-Version") == "$LATEST"
     request, received = made.received[0]
-    assert received.event == b'{"n":1}'
+    assert received.payload == b'{"n":1}'
     assert request.headers[wire.REQUEST_ID.lower()] == got.header("x-amzn-requestid")
     assert received.specialization.request_id == got.header("x-amzn-requestid")
     assert request.headers["x-amzn-trace-id"] == "Root=1-a"

@@ -136,7 +136,7 @@ class Pooled(Agent):
         return specialize.encode(
             Specialization(**(asked | (changes or {}))),
             code=zipped,
-            event=json.dumps({} if event is None else event).encode(),
+            payload=json.dumps({} if event is None else event).encode(),
             sign=lambda message: (key or self.key).sign(message).signature,
         )
 

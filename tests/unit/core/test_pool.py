@@ -36,7 +36,7 @@ def function(name: str = "hello", namespace: str = "default", **spec: Any) -> Fu
 def test_who_uses_the_pool(spec: dict[str, Any]) -> None:
     start = pool.cold_start(function(**spec), SETTINGS)
     assert start.path == "Pool"
-    assert start.reason == "A cold start takes over a warm python3.13 pod."
+    assert start.reason == "A cold start claims a warm python3.13 pod."
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_who_uses_the_pool(spec: dict[str, Any]) -> None:
         ({"env": [{"name": "PYTHONHASHSEED", "value": "0"}]}, "spec.env PYTHONHASHSEED"),
         ({"env": [{"name": "LD_PRELOAD", "value": "x.so"}]}, "spec.env LD_PRELOAD"),
         ({"env": [{"name": "A", "value": "$(B)"}, {"name": "B", "value": "1"}]}, "spec.env A refers to $(B)"),
-        ({"memory": "513Mi"}, "spec.memory 513Mi is above the warm pods' limit of 512Mi"),
+        ({"memory": "513Mi"}, "spec.memory 513Mi is above the pool pods' limit of 512Mi"),
     ],
 )
 def test_who_does_not_and_why(spec: dict[str, Any], names: str) -> None:

@@ -87,7 +87,7 @@ def specialization(function: Any, pod: dict[str, Any], key: SigningKey, *, age: 
             env=pool.environment(model),
         ),
         code=b"",
-        event=b"{}",
+        payload=b"{}",
         sign=lambda message: key.sign(message).signature,
     )
 
