@@ -192,6 +192,6 @@ def load() -> Settings:
     except SettingsError as error:
         text = str(error)
         name = text.split('"')[1].upper() if '"' in text else "?"
-        raise ValueError(f"{PREFIX}{name}={os.environ.get(PREFIX + name)!r}: this must be JSON") from None
+        raise ValueError(f"{PREFIX}{name}={os.environ.get(PREFIX + name)!r}: this is not JSON") from None
     settings.pools()
     return settings
