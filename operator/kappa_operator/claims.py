@@ -160,7 +160,7 @@ class Claims:
             return False
         claim = claims.pop()
         key = names.function_key(claim.namespace, claim.function)
-        if whose != (key, claim.revision):
+        if whose != (key, claim.spec_hash):
             return False
         self._confirmed[pod.uid] = claim
         self._claimed(pod.namespace, pod.pool)
@@ -168,7 +168,7 @@ class Claims:
         return True
 
     async def _ask(self, pod: PodFacts) -> tuple[str, str] | None:
-        """(function key, revision) as the pod answers; None while it is not specialized, or does not answer."""
+        """(function key, spec hash) as the pod answers; None while it is not specialized, or does not answer."""
         if self._session is None:
             return None
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
@@ -183,7 +183,7 @@ class Claims:
             return None
         if not isinstance(answer, dict) or not answer.get("function"):
             return None
-        return str(answer["function"]), str(answer.get("revision", ""))
+        return str(answer["function"]), str(answer.get("specHash", ""))
 
 
 def _keep(memory: dict[str, T], keys: Collection[str]) -> None:

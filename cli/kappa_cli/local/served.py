@@ -113,7 +113,7 @@ class ServedFunctions:
         processes = self._functions.get(key) or next(removed, None)
         if processes is not None and (taken := self._spares.take(claim.pod_uid)) is not None:
             process, lines = taken
-            processes.adopt(process, claim.revision, lines)
+            processes.adopt(process, claim.spec_hash, lines)
 
     def _report(self, manifests: Manifests) -> None:
         """Print each problem and remark once, and again if it comes back."""

@@ -184,7 +184,7 @@ async def test_where_the_gateway_that_claims_is_away_the_request_waits_for_the_d
 
 
 async def test_its_errors_are_the_callers(gateways):
-    async with gateways(settings={"queue_limit": 1, "max_wait": 60.0}, scaling={"maxReplicas": 1}) as both:
+    async with gateways(settings={"max_waiting_requests": 1, "max_wait": 60.0}, scaling={"maxReplicas": 1}) as both:
         (other,) = both.others
         hold = asyncio.Event()
         made = await both.add(hold=hold)

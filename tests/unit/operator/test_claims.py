@@ -16,8 +16,8 @@ from kappa_operator.claims import Claims
 HELLO = ("default/hello", "1")
 
 
-def claim(pod: str, function: str = "hello", revision: str = "1") -> Claim:
-    return Claim("default", function, pod, f"uid-{pod}", revision)
+def claim(pod: str, function: str = "hello", spec_hash: str = "1") -> Claim:
+    return Claim("default", function, pod, f"uid-{pod}", spec_hash)
 
 
 class Pods:

@@ -222,7 +222,7 @@ def claims_for(cluster: Any, *pods: str) -> dict[str, Claim]:
 
     function = function_record(cluster.function()).function
     assert function is not None
-    return {f"uid-{name}": Claim("default", "hello", name, f"uid-{name}", pool.revision(function)) for name in pods}
+    return {f"uid-{name}": Claim("default", "hello", name, f"uid-{name}", pool.spec_hash(function)) for name in pods}
 
 
 def owners(kubernetes: Kubernetes) -> dict[str, str]:

@@ -116,9 +116,9 @@ class FunctionProcesses:
             self._demand = None
         self._balance()
 
-    def adopt(self, process: AgentProcess, revision: str, lines: Iterable[str]) -> None:
-        """A spare process that the gateway has specialized for this revision; `lines` is what it wrote so far."""
-        is_current = self._workload is not None and revision == pool.revision(self._function)
+    def adopt(self, process: AgentProcess, spec_hash: str, lines: Iterable[str]) -> None:
+        """A spare process that the gateway has specialized for this spec; `lines` is what it wrote so far."""
+        is_current = self._workload is not None and spec_hash == pool.spec_hash(self._function)
         process.give_function(self._write)
         for line in lines:
             self._write(line)

@@ -175,7 +175,7 @@ async def test_each_way_to_fail_has_its_status_and_one_line(run: Run) -> None:
         (("async", "ls", "nope"), 4, "there is no Function 'nope'"),
         (("async", "ls", "job", "-n", "elsewhere"), 4, "namespace 'elsewhere'"),
         (("async", "ls", "job:prod"), 4, "no version or alias"),
-        (("async", "ls", "Job_1"), 2, "is no function name"),
+        (("async", "ls", "Job_1"), 2, "is not a function name"),
         (("async", "get", "job", unknown), 4, f"no asynchronous invocation '{unknown}' of default/job is known"),
         (("async", "get", "job", "../../x"), 2, "'../../x' is not a request id: those look like"),
         (("async", "redrive", "job"), 2, "name the request ids, or say --all"),

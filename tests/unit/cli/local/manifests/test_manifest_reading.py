@@ -85,13 +85,13 @@ def test_several_documents_and_their_objects() -> None:
         (("timeout: 30s", "async: {onFailure: {http: {}}}"), "8: spec.async.onFailure.http.url: is missing; add it"),
         (
             ("timeout: 30s", "async: {onSuccess: {http: {url: a.example.com}}}"),
-            "8: spec.async.onSuccess.http.url: must be as https://example.com/hook is: no "
-            "user:password@, spaces or #fragment",
+            "8: spec.async.onSuccess.http.url: must be like https://example.com/hook, "
+            "without user:password@, spaces and #fragment",
         ),
         (
             ("timeout: 30s", "async: {onSuccess: {nats: {subject: orders.*}}}"),
-            "8: spec.async.onSuccess.nats.subject: must be as orders.done is: letters, digits, _ and "
-            "-, with dots between; no wildcards",
+            "8: spec.async.onSuccess.nats.subject: must be like orders.done: letters, digits, _ and "
+            "-, separated by dots; no wildcards",
         ),
         (
             ("timeout: 30s", "async: {deadLetter: {}}"),

@@ -146,7 +146,7 @@ async def test_crashes_in_a_row_fail_the_function_until_a_process_is_ready(world
 async def test_an_adopted_process_is_the_functions_own(world: World) -> None:
     hello = serving(world)
     spare = world.new_process("pool-1", Path(), lambda line: None)
-    hello.adopt(spare, pool.revision(function()), ["a line from before"])
+    hello.adopt(spare, pool.spec_hash(function()), ["a line from before"])
     assert world.sink.pods["pool-1"].ready
     hello.demand(demand(0, **{"pool-1": 1}))
     assert world.staying == ["pool-1"], "no other one starts"
