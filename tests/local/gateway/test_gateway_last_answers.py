@@ -6,12 +6,9 @@ import functools
 import http.client
 import socket
 import time
-from unittest import mock
 
 import pytest
 import uvloop
-
-from kappa_gateway.edge.http_server import sweeper
 
 HEAD = b"POST /2015-03-31/functions/hello/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
 INVOKE = HEAD + b"\r\n{}"
@@ -29,10 +26,9 @@ def on_uvloop(test):
 async def serving(tools, **settings):
     backend = tools.backend()
     backend.functions = [tools.function(), tools.web_function()]
-    with mock.patch("kappa_gateway.server.sweeper", wraps=sweeper) as made:
-        async with tools.running(backend, **settings) as gateway:
-            gateway.connections = made.call_args.args[0]
-            yield gateway
+    async with tools.running(backend, **settings) as gateway:
+        gateway.connections = gateway.gateway.public.server_state.connections
+        yield gateway
 
 
 class Blocking:
