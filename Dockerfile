@@ -34,10 +34,13 @@ extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-depende
 FROM builder AS wheel
 COPY README.md LICENSE ./
 COPY core core
+COPY kube kube
 COPY operator operator
 COPY gateway gateway
 COPY runtime runtime
-RUN python -m pip wheel --quiet --no-deps --wheel-dir /wheels .
+# The images carry no command line: its folder is not copied, and its entry point is taken out.
+RUN sed -i '/^\[project.scripts\]/,/^$/d' pyproject.toml \
+ && python -m pip wheel --quiet --no-deps --wheel-dir /wheels .
 
 FROM builder AS operator-environment
 RUN python -m pip --python /opt/kappa/bin/python install --quiet -r operator.txt

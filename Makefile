@@ -8,7 +8,7 @@ PORT ?= 8080
 REGISTRY ?= kappa
 NATS_IMAGE ?= kappa-test/nats:dev
 WORKERS ?= 0
-CODE := core operator gateway runtime tests
+CODE := core kube operator gateway runtime cli tests
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check test-cluster images nats-image deploy bench bench-coldstart generate format clean

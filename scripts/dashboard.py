@@ -1,4 +1,4 @@
-"""The Grafana dashboard of the chart, from Kappa's own metrics: a panel is a line here, its JSON is made.
+"""The chart's Grafana dashboard, generated from Kappa's own metrics.
 
 Grafana's model of a dashboard: https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
 """
@@ -37,7 +37,7 @@ def mean(metric: Metric, where: str) -> str:
 
 
 def seen_by_each_gateway(metric: Metric, *by: str) -> str:
-    """A gauge that each gateway reports of the same things: not the sum over gateways."""
+    """A gauge of which every gateway reports the same value: the maximum, not the sum."""
     return f"max by ({', '.join(by)}) ({metric.name}{CHOSEN})"
 
 
@@ -57,10 +57,10 @@ COLORS: Final = {
     "yellow": (m.Outcome.THROTTLED, m.Outcome.CANCELLED, m.Outcome.BAD_REQUEST, "expired", "starting"),
     "blue": ("draining",),
 }
-"""Of what says good or bad, by the last word of the legend. Grafana's own order of colours made failures green."""
+"""Color → last words of legends that mean good or bad. With Grafana's own order failures were green."""
 
 SOFT_MAX: Final = {"short": 1, "reqps": 0.1, "eps": 0.1, "percentunit": 0.1}
-"""The least upper end of the axis, by unit: Grafana's own is 100 when all is zero, which is 10,000 % of a share."""
+"""Unit → the smallest maximum of the axis. Grafana's own is 100 if all values are zero: 10,000 % for a ratio."""
 
 
 def _colors_by_meaning() -> list[dict[str, Any]]:
@@ -88,10 +88,10 @@ def panel(
     meaning: bool = False,
     width: int = 8,
 ) -> Panel:
-    """Lines over time; `queries` are expressions by their legend, in the order in which they are stacked.
+    """Lines over time. `queries` are legend → expression, in stacking order.
 
-    `last` puts each line's last value in the legend: where one line is so high that the others' cannot be read off.
-    `meaning` colors lines by COLORS.
+    `last` adds each line's last value to the legend, for panels where one line dwarfs the others. `meaning` colors
+    lines by COLORS.
     """
     soft_max = soft_max or SOFT_MAX.get(unit)
     custom: dict[str, Any] = {
@@ -138,13 +138,13 @@ def heatmap(title: str, metric: Metric, *, about: str, unit: str = "s", width: i
 def up(title: str, query: str, *, about: str, width: int = 4) -> Panel:
     """Green for 1, red for less."""
     steps = [{"color": "red", "value": None}, {"color": "green", "value": 1}]
-    texts = [{"type": "value", "options": {"0": {"text": "away"}, "1": {"text": "there"}}}]
+    texts = [{"type": "value", "options": {"0": {"text": "unreachable"}, "1": {"text": "reachable"}}}]
     return {
         "type": "stat",
         "title": title,
         "description": about,
         "fieldConfig": {
-            "defaults": {"mappings": texts, "thresholds": {"mode": "absolute", "steps": steps}, "noValue": "none"},
+            "defaults": {"mappings": texts, "thresholds": {"mode": "absolute", "steps": steps}, "noValue": "no queue"},
             "overrides": [],
         },
         "options": {"colorMode": "background", "graphMode": "none", "reduceOptions": {"calcs": ["lastNotNull"]}},
@@ -169,42 +169,42 @@ INVOCATIONS: Final = [
         unit="reqps",
         stack=True,
         meaning=True,
-        about="By how they came and how they ended.",
+        about="By type and outcome.",
     ),
     panel(
-        "Share that failed, by function",
+        "Failure ratio, by function",
         {
             EACH: rate(m.INVOCATIONS, *m.FUNCTION, where=where(outcome='!~"success|cancelled"'))
             + " / "
             + rate(m.INVOCATIONS, *m.FUNCTION)
         },
         unit="percentunit",
-        about="Everything but success, and callers that went away. Which outcome: the panel before.",
+        about="Invocations that did not succeed, except those whose callers disconnected. Outcomes: previous panel.",
     ),
     panel(
         "Latency",
         {name: quantile(share, m.INVOCATION_DURATION) for name, share in QUANTILES.items()},
         unit="s",
         last=True,
-        about="From a request's head to the end of its answer, waiting for a pod included.",
+        about="From the request's head to the end of its answer, including the wait for a pod.",
     ),
     panel(
-        "At pods now, by function",
+        "In flight, by function",
         {EACH: f"sum by (namespace, function) ({m.INFLIGHT.name}{CHOSEN})"},
-        about="Invocations that are at pods.",
+        about="Invocations that pods are running now.",
     ),
     panel(
-        "The gateway's own share",
+        "Gateway overhead",
         {name: quantile(share, m.GATEWAY_OVERHEAD) for name, share in QUANTILES.items()},
         unit="s",
         last=True,
-        about="Of an invocation's time: neither waiting for a pod nor the pod's own.",
+        about="The gateway's part of an invocation's time: without the wait for a pod and without the pod's time.",
     ),
     panel(
-        "Refused before a function was found",
+        "Requests without a function",
         {"{{error}}": rate(m.REFUSED_REQUESTS, "error", where="")},
         unit="reqps",
-        about="Requests that named no function there is, or were no proper HTTP.",
+        about="Requests that named a function that does not exist, or were not valid HTTP.",
     ),
 ]
 
@@ -214,32 +214,32 @@ CAPACITY: Final = [
         {"{{state}}": f"sum by (state) ({seen_by_each_gateway(m.PODS, *m.FUNCTION, 'state')})"},
         stack=True,
         meaning=True,
-        about="As the gateways see them.",
+        about="Pods as the gateways see them.",
     ),
     panel(
-        "Waiting for a pod, by function",
+        "Waiting requests, by function",
         {EACH: f"sum by (namespace, function) ({m.QUEUE_DEPTH.name}{CHOSEN})"},
-        about="Invocations that wait in a gateway. Events in the queue are below: backlog.",
+        about="Requests that wait for a pod. Events in the queue are in the panel Backlog.",
     ),
     panel(
         "Throttled, by function",
         {EACH: rate(m.THROTTLES, *m.FUNCTION)},
         unit="reqps",
-        about="Answered 429: raise maxReplicas or concurrency, or call less.",
+        about="Invocations refused with 429. Raise maxReplicas or concurrency, or call less often.",
     ),
     panel(
         "Cold starts",
         {"{{path}}: {{reason}}": rate(m.COLD_STARTS, "path", "reason")},
         unit="reqps",
         stack=True,
-        about="Invocations that waited for a pod to start: by which way, and why by that.",
+        about="Invocations that had to wait for a pod, by path and the reason for it.",
     ),
     panel(
         "Warm ratio",
         {"warm": f"1 - {rate(m.COLD_STARTS)} / {rate(m.INVOCATIONS)}"},
         unit="percentunit",
         soft_max=1,
-        about="Share of invocations that did not wait for a pod to start.",
+        about="Share of invocations that were not cold starts.",
     ),
     panel(
         "Pool pods by state",
@@ -249,11 +249,11 @@ CAPACITY: Final = [
         },
         stack=True,
         meaning=True,
-        about="Pods that no function has taken yet. None free: cold starts go by the Deployment until the pool is filled again.",
+        about="Pool pods that no function has claimed. While none is free, cold starts take the Deployment path.",
     ),
     *(
         panel(
-            f"How long cold starts by {path} take",
+            f"Cold start duration, {path} path",
             {
                 name: quantile(share, m.COLD_START, where(path=f'="{path}"', phase='="total"'))
                 for name, share in QUANTILES.items()
@@ -267,7 +267,7 @@ CAPACITY: Final = [
     ),
     *(
         panel(
-            f"Where the time goes, by {path}",
+            f"Cold start phases, {path} path",
             {
                 phase: mean(m.COLD_START, where(path=f'="{path}"', phase=f'="{phase}"'))
                 for phase in m.Phase
@@ -275,7 +275,7 @@ CAPACITY: Final = [
             },
             unit="s",
             stack=True,
-            about="Mean of each phase of a cold start, from the first at the bottom to the last.",
+            about="The mean of each phase of a cold start; the first phase is at the bottom.",
             width=6,
         )
         for path, elsewhere in (
@@ -289,16 +289,16 @@ ASYNC: Final = [
     up(
         "Queue",
         f"min({m.QUEUE_UP.name})",
-        about="Whether every gateway reaches it. While it is away, Event is answered 503; other invocations go on.",
+        about="Whether every gateway reaches the queue. While one does not, it answers Event with 503.",
     ),
     panel(
         "Events received",
         {
             "received": rate(m.EVENTS_RECEIVED),
-            "came again, not added": rate(m.EVENTS_DEDUPLICATED),
+            "duplicates, not enqueued": rate(m.EVENTS_DEDUPLICATED),
         },
         unit="eps",
-        about="Accepted, durably; and repeated submissions with the same idempotency key.",
+        about="Events enqueued durably, and repeated submissions with the same idempotency key.",
         width=10,
     ),
     panel(
@@ -307,44 +307,44 @@ ASYNC: Final = [
         unit="eps",
         stack=True,
         meaning=True,
-        about="Events that ended, by how.",
+        about="Settled events, by status.",
         width=10,
     ),
     panel(
         "Backlog, by function",
         {f"{EACH} {{{{state}}}}": seen_by_each_gateway(m.EVENT_BACKLOG, *m.FUNCTION, "state")},
         stack=True,
-        about="waiting could be taken now; held is in a gateway's hand, or waits for its next try.",
+        about="waiting: can be received now. held: a gateway has received it, or it waits for its next attempt.",
     ),
     panel(
         "Oldest event, by function",
         {EACH: seen_by_each_gateway(m.EVENT_OLDEST_AGE, *m.FUNCTION)},
         unit="s",
         soft_max=1,
-        about="Its age. An event is given up at the Function's maxAge.",
+        about="The age of the oldest event in the queue. An event expires at the Function's maxAge.",
     ),
     panel(
         "Age at delivery",
         {name: quantile(share, m.EVENT_AGE) for name, share in QUANTILES.items()},
         unit="s",
         last=True,
-        about="How old an event was when a pod first got it.",
+        about="Age of events when a pod first got them.",
     ),
-    heatmap("Ages at delivery", m.EVENT_AGE, about="How many events had which age when a pod first got them.", width=6),
+    heatmap("Ages at delivery", m.EVENT_AGE, about="Events by their age when a pod first got them.", width=6),
     panel(
-        "Retried",
+        "Retries",
         {"{{reason}}": rate(m.EVENTS_RETRIED, "reason")},
         unit="eps",
         stack=True,
         meaning=True,
-        about="Tries that are followed by another one, by what went wrong.",
+        about="Events that returned to the queue for another attempt, by what went wrong.",
         width=6,
     ),
     panel(
         "Dead-lettered, by function",
         {f"{EACH} {{{{condition}}}}": rate(m.EVENTS_DEAD_LETTERED, *m.FUNCTION, "condition")},
         unit="eps",
-        about="Events that failed for good: kappa async ls --dead, kappa async redrive.",
+        about="Events that failed for good. See kappa async ls --dead and kappa async redrive.",
         width=6,
     ),
     panel(
@@ -353,7 +353,7 @@ ASYNC: Final = [
         unit="eps",
         stack=True,
         meaning=True,
-        about="Tries to deliver a record.",
+        about="Attempts to deliver an invocation record.",
         width=6,
     ),
 ]
@@ -402,7 +402,7 @@ def _label(name: str, within: str = "") -> dict[str, Any]:
         "label": name.capitalize(),
         "type": "query",
         "datasource": DATASOURCE,
-        # pods of every function that is served, called or not
+        # this metric covers every function, called or not
         "query": f"label_values({m.PODS.name}{selector}, {name})",
         "refresh": 2,
         "sort": 1,

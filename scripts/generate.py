@@ -1,4 +1,4 @@
-"""Write the files that are made from the Function model and the metrics; with --check, fail where one is not what it would be.
+"""Write the files that are made from the Function model and the metrics; with --check, fail if one is out of date.
 
 Run it by `make generate`; `make check` runs it with --check.
 """

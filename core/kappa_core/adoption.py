@@ -1,10 +1,12 @@
-"""What becomes of a pool pod that a gateway made a function's: pure decisions over what is observed.
+"""The way of a claimed pool pod into its function's Deployment: pure decisions over observed facts.
 
-free → (a gateway specializes it) → *taken over*: the function's labels in place of the pool's, in one write → *adrift*:
-no ReplicaSet controls it → once the function's ReplicaSet wants a pod more than it has, it gets the ReplicaSet's own
-label → *adopted*, and the ReplicaSet deletes the pod that it had begun to start in its place.
+1. *Free*: it is in the pool. A gateway claims it and sends the `specialize` request.
+2. *Taken over*: the operator replaces the pool's labels by the function's, in one write.
+3. *Adrift*: no ReplicaSet controls it.
+4. *Adopted*: once the function's ReplicaSet wants more pods than it has, the operator gives the pod the ReplicaSet's
+   label. The ReplicaSet adopts it, and deletes the pod that it had begun to start.
 
-A pod that cannot go this way is *retired*: deleted, with its grace period, so that what runs in it ends well.
+A pod that cannot go this way is *retired*: deleted with its grace period, so that running invocations can finish.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,20 +20,21 @@ from kappa_core.observed import PodFacts, ReplicaSetFacts
 from kappa_core.pool import PoolSettings
 
 UNCLAIMED_SECONDS: Final = 10.0
-"""A specialized pod that no gateway speaks for: its gateway is gone, or about to tell its claims to this operator."""
+"""How long a specialized pod may go without a gateway that reports its claim: that gateway is gone, or about to
+connect."""
 ADRIFT_SECONDS: Final = 20.0
-"""A pod that no ReplicaSet has come to want by then is not needed."""
+"""A pod that the ReplicaSet does not want by then is not needed."""
 
 
 def is_free(pod: PodFacts, operator: str) -> bool:
-    """Whether it is in a pool of the operator of this name, taken over by no function."""
+    """Whether it is in a pool of the operator of this name and has not been taken over by a function."""
     return bool(pod.pool) and not pod.function and not pod.terminating and pod.operator == operator
 
 
 def obstacle(pod: PodFacts, claim: Claim, function: Function | None, settings: PoolSettings, image: str) -> str | None:
-    """Why the pod that `claim` names cannot be the function's any more; None if nothing speaks against it.
+    """Why the claimed pod can no longer become the function's; None: it can.
 
-    `image` is the one that new pods of the function's runtime have.
+    `image` is the image of new pods of the function's runtime.
     """
     if function is None:
         return "its Function is gone"
@@ -39,8 +42,8 @@ def obstacle(pod: PodFacts, claim: Claim, function: Function | None, settings: P
         return "its Function is in another namespace"
     refusal = pool.ineligible(function, settings.memory_limit)
     if refusal is not None:
-        return f"its Function does not use warm pods any more: {refusal}"
-    if claim.revision != pool.revision(function):
+        return f"its Function no longer uses warm pools: {refusal}"
+    if claim.spec_hash != pool.spec_hash(function):
         return "its Function has changed"
     if pod.image != image or pod.pool != function.spec.runtime:
         return "its runtime is not the Function's"
@@ -48,11 +51,11 @@ def obstacle(pod: PodFacts, claim: Claim, function: Function | None, settings: P
 
 
 def takeover(pod: PodFacts, function: Function, revision: str) -> dict[str, Any]:
-    """The merge patch that takes `pod` out of its pool: without the pool's labels its ReplicaSet lets it go and makes
-    another one. `revision` is the hash of the function's pod template, as on its other pods."""
+    """The merge patch that takes `pod` out of its pool. Without the pool's labels the pool's ReplicaSet releases it and
+    makes another pod. `revision` is the function's, as on its other pods."""
     return {
         "metadata": {
-            # A pod of the same name that came since is not written to.
+            # The API server refuses the patch for a later pod of the same name.
             "uid": pod.uid,
             "labels": {
                 names.LABEL_POOL: None,
@@ -63,7 +66,7 @@ def takeover(pod: PodFacts, function: Function, revision: str) -> dict[str, Any]
                 names.ANNOTATION_FROM_POOL: str(pod.restarts),
                 names.ANNOTATION_REVISION: revision,
                 names.ANNOTATION_CONCURRENCY: str(function.spec.concurrency),
-                # Dearer than the pod that was started in its place, should that be ready first.
+                # If the pod that the ReplicaSet started is ready first, that one is deleted, not this one.
                 names.ANNOTATION_DELETION_COST: "1",
             },
         }
@@ -76,15 +79,16 @@ def is_adrift(pod: PodFacts) -> bool:
 
 
 def present(pods: Iterable[PodFacts], settled: Collection[str]) -> int:
-    """Pods that have a claim to a place: those from the pool, and those that were ready (uids: `settled`) when the first
-    of these came. What the ReplicaSet has begun to start since then, it starts in their place."""
+    """The number of pods that count against the ReplicaSet's replicas: those from the pool, and those that were ready
+    when the first of them came (`settled`, uids). Pods that the ReplicaSet began to start later are not counted: the
+    adopted ones replace them."""
     return sum(1 for pod in pods if not pod.terminating and (pod.from_pool or (pod.ready and pod.uid in settled)))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     adopt: tuple[PodFacts, ...] = ()
-    """Give them the ReplicaSet's label, once those to retire are on their way: they take their places."""
+    """Pods to give the ReplicaSet's label, after the deletion of those to retire, whose places they take."""
     retire: tuple[tuple[PodFacts, str], ...] = ()
     """(pod, why)."""
 
@@ -97,10 +101,10 @@ def plan(
     adrift_for: Mapping[str, float],
     settled: Collection[str],
 ) -> Plan:
-    """What to do with those of a function's `pods` that are adrift.
+    """What to do with the pods of a function that are adrift.
 
-    `revision`: of the pod template that the function calls for now. `adrift_for`: pod uid → seconds. `replica_set`: the
-    Deployment's newest, None where it is not known yet. `settled`: see `present`.
+    `revision`: the one that the Function asks for now. `adrift_for`: pod uid → seconds. `replica_set`: the Deployment's
+    newest; None: not known yet. `settled`: see `present`.
     """
     adrift = sorted((pod for pod in pods if is_adrift(pod)), key=lambda pod: pod.name)
     retire = [(pod, "its Function has changed") for pod in adrift if pod.revision != revision]
@@ -120,6 +124,6 @@ def plan(
 
 
 def newest(replica_sets: Iterable[ReplicaSetFacts], deployment_uid: str) -> ReplicaSetFacts | None:
-    """The one that the Deployment's pods come from now."""
+    """The ReplicaSet that makes the Deployment's pods now."""
     own = [one for one in replica_sets if one.deployment_uid == deployment_uid]
     return max(own, key=lambda one: one.number, default=None)

@@ -1,7 +1,7 @@
-"""What an agent is told when it starts: environment variables, written by the operator and the local backend, read by the agent.
+"""An agent's configuration: environment variables that the operator and local mode write and the agent reads.
 
-Every variable starts with `KAPPA_`, which a Function's own `env` must not; the agent keeps them from the runtime process.
-Imported by every function pod: standard library only.
+Every variable starts with `KAPPA_`, which a Function's own `env` must not use. The agent does not pass them on to the
+runtime process. Every function pod imports this module: standard library only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 else:
 
     def record(**_options):
-        """What `AgentConfig` needs of `dataclasses.dataclass`, which type checkers see in its place."""
+        """Stands in for `dataclasses.dataclass`, which type checkers see; `_Config` has the methods."""
         return lambda cls: cls
 
 
 PREFIX: Final = "KAPPA_"
 POOL: Final = "KAPPA_POOL"
-"""`1`: the agent starts in a pool, with a `PoolConfig`."""
+"""`1`: the agent is a pool pod's and reads a `PoolConfig`."""
 PRELOAD: Final = ("json", "datetime", "decimal", "logging", "urllib.request", "http.client", "ssl")
-"""What a pool's runtime process imports unless it is told otherwise: what many functions import, and little memory."""
+"""Modules that a pool pod's runtime process imports by default: many functions use them, and they take little
+memory."""
 _KINDS: Final[dict[str, Callable[[str], Any]]] = {
     "str": str,
     "int": int,
@@ -34,10 +35,10 @@ _KINDS: Final[dict[str, Callable[[str], Any]]] = {
 
 
 class _Config:
-    """Each field is the variable `KAPPA_` + its name in capitals; a field at its default is left out of the environment."""
+    """Each field is the variable `KAPPA_` + its name in capitals. A field that has its default value is left out."""
 
     _needed: ClassVar[str]
-    """The field that has no default."""
+    """The only field without a default."""
 
     if not TYPE_CHECKING:
 
@@ -67,11 +68,11 @@ class _Config:
         return {name: getattr(self, name) for name in type(self).__annotations__}
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed."""
+        """A copy with these fields changed."""
         return type(self)(**(self._values() | changes))
 
     def to_env(self) -> dict[str, str]:
-        """The variables for this config."""
+        """The environment variables for this configuration."""
         env = {}
         for name, value in self._values().items():
             if name == self._needed or value != getattr(type(self), name):
@@ -80,7 +81,7 @@ class _Config:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Raises `ValueError` naming the variable that is missing or cannot be read."""
+        """Raises `ValueError` that names the variable that is missing or cannot be read."""
         values: dict[str, Any] = {}
         for name, kind in cls.__annotations__.items():
             variable = PREFIX + name.upper()
@@ -93,50 +94,51 @@ class _Config:
                 raise ValueError(f"{variable}={text!r} cannot be read: {error}") from None
         if cls._needed not in values:
             raise ValueError(
-                f"{PREFIX}{cls._needed.upper()} is not set: the agent is started by the operator or by kappa local up"
+                f"{PREFIX}{cls._needed.upper()} is not set: the operator or kappa local up starts the agent"
             )
         return cls(**values)
 
 
 @record(frozen=True, kw_only=True)
 class AgentConfig(_Config):
-    """Of an agent that serves a Function."""
+    """The configuration of an agent that has a Function."""
 
     function_name: str
     function_namespace: str = "default"
     runtime: str = ""
-    """The Function's `runtime`; empty in a sidecar."""
+    """The Function's `spec.runtime`; empty for an image."""
     handler: str = ""
     memory_mib: int = 128
     timeout: float = 30.0
     """Seconds that an invocation may run."""
     concurrency: int = 1
-    """Runtime processes, each with one invocation at a time."""
+    """The number of runtime processes; each runs one invocation at a time."""
     region: str = "us-east-1"
     account: str = "000000000000"
     code_inline: str = ""
-    """Source to save as the handler's module in the task root; empty where the code is mounted or an archive."""
+    """Source to save as the handler's module in the task root; empty if the code is mounted or an archive."""
     code_archive_url: str = ""
     code_archive_sha256: str = ""
     code_archive_copy: str = ""
-    """The URL of a gateway's copy, tried before the archive's own; empty: there is none."""
+    """The URL of a gateway's copy, which is tried before the archive's own URL; empty: there is none."""
     task_root: str = names.TASK_ROOT
-    host: str = "0.0.0.0"  # noqa: S104 - a pod's address is not known to it, and the gateway dials it
+    host: str = "0.0.0.0"  # noqa: S104 - the gateway dials the pod's address, which the agent does not know
     port: int = names.AGENT_PORT
-    """0 takes a free one (local mode)."""
+    """0: any free port (local mode)."""
     runtime_api_port: int = names.RUNTIME_API_PORT
-    """Process i has this + i; 0 takes free ones (local mode)."""
+    """Process i uses this port + i; 0: any free ports (local mode)."""
     sidecar: bool = False
-    """The runtime process is another container's (`image.protocol: lambda`): serve it, do not start it."""
+    """The runtime process runs in another container (`image.protocol: lambda`): the agent does not start it."""
     max_request_bytes: int = wire.MAX_REQUEST_BYTES
     max_response_bytes: int = wire.MAX_RESPONSE_BYTES
     drain_timeout: float = 30.0
-    """Seconds after SIGTERM in which running invocations may end."""
+    """Seconds after SIGTERM in which running invocations may finish."""
     pod_name: str = ""
     announce_fd: int = -1
-    """Local mode: write `{"port": N}` and a newline to this file descriptor once the port listens; -1: do not."""
+    """Local mode: the agent writes `{"port": N}` and a newline to this file descriptor once it listens; -1: it does
+    not."""
     parent_death: bool = False
-    """Local mode: end when the parent process ends, however it ends."""
+    """Local mode: the agent exits when its parent process ends, however that happens."""
 
     if not TYPE_CHECKING:
         _needed = "function_name"
@@ -144,15 +146,16 @@ class AgentConfig(_Config):
 
 @record(frozen=True, kw_only=True)
 class PoolConfig(_Config):
-    """Of an agent in a pool, that is told later which Function it serves; the fields that both have mean the same."""
+    """The configuration of a pool pod's agent, which gets its Function later. Fields that `AgentConfig` has too mean
+    the same."""
 
     pool_public_key: str
-    """Ed25519, base64: of the gateways' signatures."""
+    """Ed25519, base64: verifies the gateways' signatures."""
     pod_uid: str = ""
     pod_name: str = ""
     runtime: str = ""
     pool_preload: str = ",".join(PRELOAD)
-    """Modules that the runtime process imports before it waits, commas between them."""
+    """Modules that the runtime process imports before it has a function, separated by commas."""
     task_root: str = names.TASK_ROOT
     host: str = "0.0.0.0"  # noqa: S104 - as above
     port: int = names.AGENT_PORT
@@ -164,21 +167,21 @@ class PoolConfig(_Config):
         _needed = "pool_public_key"
 
     def to_env(self) -> dict[str, str]:
-        """The variables for this config, and the one that says that it is one."""
+        """The environment variables for this configuration, `KAPPA_POOL` included."""
         return {POOL: "1", **super().to_env()}
 
     def own(self) -> dict[str, Any]:
-        """The fields of an `AgentConfig` that are the pod's, whichever Function it gets."""
+        """The fields of an `AgentConfig` that belong to the pod, whichever Function it gets."""
         shared = self._values().keys() & AgentConfig.__annotations__.keys()
         return {name: getattr(self, name) for name in shared}
 
 
 def function_arn(config: AgentConfig) -> str:
-    """The ARN that Lambda's clients see: the name is `namespace.name` outside the default namespace."""
+    """The ARN that Lambda's clients see."""
     return arn(config.region, config.account, config.function_namespace, config.function_name)
 
 
 def arn(region: str, account: str, namespace: str, name: str) -> str:
-    """A Function's ARN; Lambda has no namespaces, so another one than `default` is a part of the name."""
+    """A Function's ARN. Lambda has no namespaces, so outside of `default` the name is `namespace.name`."""
     qualified = name if namespace == "default" else f"{namespace}.{name}"
     return f"arn:aws:lambda:{region}:{account}:function:{qualified}"

@@ -1,4 +1,5 @@
-"""A function's containers and their environment: ours, or the user's image with the agent beside it, or on its own."""
+"""A function's containers and their environment: our image, the user's with the agent as a sidecar, or the user's
+alone."""
 
 import copy
 import math
@@ -12,28 +13,30 @@ from kappa_core.durations import mebibytes
 from kappa_core.function import Function
 
 Manifest = dict[str, Any]
-"""A Kubernetes object, or a part of one, as JSON has it."""
+"""A Kubernetes object, or a part of one, as JSON values."""
 
 CODE_VOLUME: Final = "kappa-code"
 DRAIN_MARGIN_SECONDS: Final = 2
-"""The agent waits this much longer than the timeout for running invocations: their own timeout ends them first."""
+"""The agent waits so much longer than the function's timeout for running invocations, whose own timeout ends them
+first."""
 
 STOP_DELAY: Final[Manifest] = {"preStop": {"sleep": {"seconds": 1}}}
-"""The kernel drops a SIGTERM for a container's first process that has no handler yet, and before the image's init has one, the
-container runtime's own process stands there: a pod that is deleted as it starts, as one is in whose place a pool pod came,
-would stay for its whole grace period."""
+"""The kernel drops a SIGTERM to PID 1 while that has no handler, and for its first moments PID 1 is the container
+runtime's own process. Without this delay a pod that is deleted while it starts would stay for its whole grace period.
+That happens whenever a pool pod is adopted in its place."""
 
 HTTP_STOP_DELAY_SECONDS: Final = 5
-"""Between a web server's pod being told to stop and the server hearing of it, at most."""
+"""The longest time between a web server's pod being deleted and the server getting SIGTERM."""
 
 CONTAINER_SECURITY: Final[Manifest] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-"""With `POD_SECURITY`: what the *restricted* Pod Security level asks for."""
+"""Together with `POD_SECURITY`: what the *restricted* Pod Security level requires."""
 
 AGENT_RESOURCES: Final[Manifest] = {"requests": {"memory": "48Mi"}, "limits": {"memory": "256Mi"}}
-"""Of an agent beside a user's image; in our own image the agent shares the function's memory."""
+"""Of a sidecar agent. In our own images the agent shares the function's memory."""
 
 AGENT_LISTENS: Final = ("/opt/kappa/bin/python", "-I", "-B", "-m", "kappa_runtime.listening")
-"""Ends when the agent in the same container listens: until then the kubelet does not start the function's container."""
+"""Exits when the agent in the same container listens. Until then the kubelet does not start the function's
+container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +50,11 @@ class RuntimeImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """What the operator is told about its installation, as far as manifests need it."""
+    """The settings of an installation that manifests need."""
 
     runtimes: Mapping[str, RuntimeImage] = field(default_factory=dict)
     agent: RuntimeImage | None = None
-    """The agent beside a user's Lambda image; None: the first runtime's image."""
+    """The sidecar agent's image for Lambda images; None: the first runtime's image."""
     region: str = "us-east-1"
     account: str = "000000000000"
 
@@ -61,11 +64,11 @@ class Platform:
 
 
 class ManifestError(ValueError):
-    """The Function names something that this installation does not have; the message is for its author."""
+    """The Function names something that this installation does not have. The message is for the Function's author."""
 
 
 def agent_config(function: Function, platform: Platform) -> AgentConfig:
-    """What the function's agent is told."""
+    """The configuration of the function's agent."""
     spec = function.spec
     return AgentConfig(
         function_name=function.metadata.name,
@@ -110,14 +113,15 @@ def containers(function: Function, platform: Platform) -> list[Manifest]:
         container["env"] = [{"name": "PORT", "value": str(image.port)}, *_user_env(function)]
         container["ports"] = [{"name": "http", "containerPort": image.port}]
         container["readinessProbe"] = {"tcpSocket": {"port": image.port}, "periodSeconds": 1, "failureThreshold": 3}
-        # Many servers end at once when told to: by then the gateways send nothing more, and short requests are answered.
+        # Many servers exit on SIGTERM at once. After the delay gateways no longer send requests, and short ones are
+        # answered.
         seconds = min(math.ceil(spec.timeout_seconds), HTTP_STOP_DELAY_SECONDS)
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
         return [_without_empty(container)]
     container["env"] = [*_lambda_env(function, platform), *_user_env(function)]
-    # Both containers are told to stop at once: this holds the function's back until the agent has drained.
+    # Both containers get SIGTERM at the same time. This hook delays the function's until the agent has drained.
     container["lifecycle"] = {"preStop": {"httpGet": {"path": wire.DRAIN_PATH, "port": names.AGENT_PORT}}}
-    # The kubelet starts containers one after the other: a Lambda runtime client that finds no Runtime API ends at once.
+    # The kubelet starts containers in order. A Lambda runtime client that finds no Runtime API would exit at once.
     return [_agent_container(function, platform), _without_empty(container)]
 
 
@@ -161,7 +165,7 @@ def _agent_container(function: Function, platform: Platform) -> Manifest:
 
 
 def ready_probe() -> Manifest:
-    """For rolling updates alone: no request waits for it."""
+    """Only rolling updates use it: no request waits for it."""
     probe = {"path": wire.READY_PATH, "port": names.AGENT_PORT}
     return {"httpGet": probe, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 3}
 
@@ -175,7 +179,7 @@ def _agent_env(function: Function, platform: Platform) -> list[Manifest]:
 
 
 def _lambda_env(function: Function, platform: Platform) -> list[Manifest]:
-    """What Lambda sets in an image's environment; in our own images the agent does that for its process."""
+    """The variables that Lambda sets in an image. In our own images the agent sets them for its runtime process."""
     spec = function.spec
     values = {
         "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{names.RUNTIME_API_PORT}",
@@ -206,12 +210,12 @@ def _user_env(function: Function) -> list[Manifest]:
 
 
 def _literal(value: str) -> str:
-    """The kubelet expands `$(NAME)` and reads `$$` as a dollar sign: doubled, every dollar sign stays one."""
+    """Doubles each dollar sign, as the kubelet expands `$(NAME)` and reads `$$` as one dollar sign."""
     return value.replace("$", "$$")
 
 
 def merge(defaults: Manifest, overrides: Manifest | None) -> Manifest:
-    """`overrides` over `defaults`, field by field; a null takes a default away."""
+    """`defaults` updated with `overrides`, field by field. A null removes a default."""
     merged = {**copy.deepcopy(defaults), **(overrides or {})}
     return {key: value for key, value in merged.items() if value is not None}
 

@@ -1,9 +1,9 @@
 """The CustomResourceDefinition, made from the Function model.
 
-`crd()` is a plain dict, ready to be written as YAML; `scripts/generate.py` writes it. Kubernetes takes *structural* schemas
-only (https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema),
-which pydantic's JSON schema is not: so references are resolved, `anyOf` with null and `title` go, and
-`additionalProperties: false` goes too (the API server prunes or refuses unknown fields by itself).
+`crd()` returns a plain dict, which `scripts/generate.py` writes as YAML. Kubernetes accepts only *structural* schemas,
+and pydantic's JSON schema is not one. So references are resolved, and `title`, `anyOf` with null and
+`additionalProperties: false` are removed (the API server itself prunes or refuses unknown fields). See
+https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema
 """
 
 from typing import Any, Final
@@ -42,13 +42,13 @@ PRINTER_COLUMNS: Final[tuple[Schema, ...]] = (
         "name": "Age",
         "type": "date",
         "jsonPath": ".metadata.creationTimestamp",
-        "description": "When the Function was made.",
+        "description": "When the Function was created.",
     },
     {
         "name": "Reason",
         "type": "string",
         "jsonPath": '.status.conditions[?(@.type=="Ready")].reason',
-        "description": "Why it is ready or not.",
+        "description": "Why it is ready, or why it is not.",
         "priority": 1,  # kubectl get -o wide
     },
     {
@@ -106,7 +106,7 @@ def function_schema() -> Schema:
         "properties": {
             "apiVersion": {"description": _ROOT_DESCRIPTIONS["apiVersion"], "type": "string"},
             "kind": {"description": _ROOT_DESCRIPTIONS["kind"], "type": "string"},
-            "metadata": {"type": "object"},  # Kubernetes describes it itself, and allows nothing else here
+            "metadata": {"type": "object"},  # Kubernetes describes it, and allows nothing else here
             "spec": structural(FunctionSpec),
             "status": _without_defaults(structural(FunctionStatus)),
         },
@@ -115,7 +115,7 @@ def function_schema() -> Schema:
 
 
 def structural(model: type[BaseModel]) -> Schema:
-    """One model as a structural schema, everything in it resolved."""
+    """A model as a structural schema, with all references resolved."""
     schema = model.model_json_schema(by_alias=True, schema_generator=_WithCelRules)
     return _rewrite(schema, schema.get("$defs", {}))
 
@@ -152,8 +152,8 @@ _DROPPED: Final = {"title", "$defs", "$ref", "anyOf", "const"}
 
 
 def _rewrite(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """`schema` without what a structural schema may not have. Raises `ValueError` for a keyword it has no answer to,
-    so that a new kind of field cannot lose its validation silently."""
+    """`schema` as a structural schema. Raises `ValueError` for an unknown keyword, so that a new kind of field cannot
+    lose its validation silently."""
     schema = _resolve(schema, definitions)
     out: Schema = {}
     if "description" in schema:
@@ -166,7 +166,7 @@ def _rewrite(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     if "properties" in schema:
         out["properties"] = {name: _rewrite(part, definitions) for name, part in schema["properties"].items()}
         if isinstance(schema.get("default"), dict):
-            # In full: the API server checks the rules against this default before it fills in those inside.
+            # The default in full: the API server checks the rules against it before it fills in the fields' defaults.
             defaults = {name: part["default"] for name, part in out["properties"].items() if "default" in part}
             out |= {"default": defaults} if defaults else {}
         if schema.get("required"):
@@ -184,12 +184,12 @@ def _rewrite(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         "description", "default", "properties", "required", "additionalProperties", "items",
     }  # fmt: skip
     if unknown:
-        raise ValueError(f"no structural form is known for {sorted(unknown)} in {schema}")
+        raise ValueError(f"a structural schema has no form for {sorted(unknown)} in {schema}")
     return out
 
 
 def _resolve(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """`schema` with its `$ref` filled in and `anyOf: [X, null]` replaced by X; what stands beside them wins."""
+    """`schema` with its `$ref` resolved and `anyOf: [X, null]` replaced by X. Keywords beside them take precedence."""
     if "anyOf" in schema:
         options = [option for option in schema["anyOf"] if option.get("type") != "null"]
         if len(options) != 1:
@@ -203,13 +203,13 @@ def _resolve(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _default(schema: Schema) -> Any:
-    """The default to print. One that means what absence means ("", false, [], {}, null) stays out of people's manifests."""
+    """The default for the schema; None if it means the same as absence ("", false, [], {}, null)."""
     default = schema["default"]
     return None if default in ("", [], {}) or isinstance(default, (bool, dict)) else default
 
 
 def _without_defaults(schema: Schema) -> Schema:
-    """For the status: nobody but the operator writes it, and defaults there would read as if it had."""
+    """For the status, which only the operator writes: a default would look as if it had."""
     out = {key: value for key, value in schema.items() if key != "default"}
     if "properties" in out:
         out["properties"] = {name: _without_defaults(part) for name, part in out["properties"].items()}

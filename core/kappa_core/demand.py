@@ -1,9 +1,9 @@
-"""The demand stream's wire format: what a gateway tells the operator about the functions it serves.
+"""The demand stream's wire format: what a gateway reports to the operator about the functions it serves.
 
-One HTTP answer, NDJSON, one `DemandReport` a line. A *full* report comes every second and lists every function that had
-an invocation in flight or waiting since the last full report; a function that it does not list had none. A report with
-`full: false` comes at once when a function starts to wait, or when the gateway has claimed a pool pod, and lists what
-is new alone.
+One HTTP answer, NDJSON, one `DemandReport` per line. A *full* report comes every second. It lists each function that
+had an invocation in flight or a waiting request since the last full report; any other function had none. A report with
+`full: false` comes at once when a function's first request starts to wait, or when the gateway has claimed a pool pod.
+It lists only what is new.
 """
 
 import json
@@ -19,30 +19,30 @@ class FunctionDemand:
     namespace: str
     name: str
     in_flight: int = 0
-    """The most invocations that were at pods at one time since the last full report."""
+    """The most invocations in flight at one time since the last full report."""
     waiting: int = 0
-    """Invocations that wait for a pod now."""
+    """Requests that wait for a slot now."""
     backlog: int = 0
-    """Events of the function that no gateway has taken from the queue yet; every gateway counts the same ones."""
+    """Events of the function that no gateway has received from the queue. Every gateway reports the same number."""
     mean_duration: float = 0.0
-    """Seconds, of recent invocations. While none has ended: how long the first one has been running; 0 while none is."""
+    """Seconds, of recent invocations. While none has ended: how long the first one has run; 0 while none runs."""
     cold_start: float = 0.0
-    """Seconds, of recent cold starts by its Deployment; 0 while none was seen."""
+    """Seconds, of recent cold starts by the Deployment path; 0 if there were none."""
     pods: dict[str, int] = field(default_factory=dict)
-    """Pod name → invocations at it now (from this gateway)."""
+    """Pod name → this gateway's invocations in flight at it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A pool pod that the gateway has sent a function to. Whether the pod took it is what its `/readyz` says."""
+    """A pool pod to which the gateway has sent a function. The pod's `/readyz` says whether it accepted it."""
 
     namespace: str
     function: str
     """The Function's name."""
     pod: str
     pod_uid: str
-    revision: str
-    """As `pool.revision` has it."""
+    spec_hash: str
+    """`pool.spec_hash` of the Function that the gateway sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class DemandReport:
     full: bool
     functions: tuple[FunctionDemand, ...]
     claims: tuple[Claim, ...] = ()
-    """In a full report every one whose pod does not carry the function's label yet, else the new ones."""
+    """In a full report, all claims whose pods do not carry the function's label yet; otherwise the new ones."""
 
 
 def encode(report: DemandReport) -> bytes:
@@ -60,7 +60,7 @@ def encode(report: DemandReport) -> bytes:
 
 
 def decode(line: bytes | str) -> DemandReport:
-    """Raises `ValueError` for a line that is no report. Fields it does not know are ignored: a newer gateway may send more."""
+    """Raises `ValueError` for a line that is not a report. Ignores unknown fields, which a newer gateway may send."""
     try:
         raw: Any = json.loads(line)
         return DemandReport(
@@ -87,24 +87,25 @@ def _function(entry: Any) -> FunctionDemand:
 
 
 def _claim(entry: Any) -> Claim:
-    return Claim(**{name: str(entry[name]) for name in ("namespace", "function", "pod", "pod_uid", "revision")})
+    return Claim(**{name: str(entry[name]) for name in ("namespace", "function", "pod", "pod_uid", "spec_hash")})
 
 
 def _count(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 
 def _seconds(value: Any) -> float:
-    # JSON as Python reads it has NaN and Infinity, with which scaling could not reckon
+    # Python's JSON reader accepts NaN and Infinity, which would break the scaling rule's arithmetic.
     if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{value!r} is no time in seconds")
+        raise ValueError(f"{value!r} is not a time in seconds")
     return float(value)
 
 
 def merge(demands: list[FunctionDemand]) -> FunctionDemand:
-    """One function's demand over several gateways: counts add up, durations weigh by what each has in hand."""
+    """One function's demand over several gateways. Counts add up; mean durations are weighted by each gateway's
+    requests."""
     if not demands:
         raise ValueError("merge needs at least one demand")
     pods: dict[str, int] = {}

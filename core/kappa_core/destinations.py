@@ -1,11 +1,12 @@
-"""Destinations without I/O: the events that carry the record of how an event ended to where it is to go.
+"""Destinations without I/O: the events that carry the invocation record of an event that ended to its destinations.
 
-| it goes to | as |
+| destination | event |
 | --- | --- |
-| a Function | an invocation in that Function's lane, the record its event; for a web server a POST of a CloudEvent to `/` |
+| a Function | an invocation in its lane, with the record as payload; a web server gets a CloudEvent by `POST /` |
 | a NATS subject, a web address | a delivery in the lane `DELIVERY` of the Function whose event ended |
 
-Ids are derived, so that a gateway that does all of this a second time, because another one died over it, adds nothing.
+Ids are derived from the first event's. So if a gateway dies while it does this, and another repeats it, nothing is
+enqueued twice.
 """
 
 import json
@@ -31,28 +32,31 @@ from kappa_core.invocation_record import Ending as Ending
 from kappa_core.invocation_record import record, timestamp
 
 MAX_HOPS: Final = 16
-"""So many Functions in a row may be invoked as each other's destination: Lambda cuts such loops at about this number too."""
+"""The longest chain of Functions that are invoked as each other's destination. Lambda stops loops at about this number
+too."""
 
 MAX_RECORD_BYTES: Final = wire.MAX_REQUEST_BYTES
-"""A Function takes no larger event; and a chain of destinations that echo what they get doubles it with each."""
+"""A Function takes no larger payload. Without a limit, a chain of functions that return their input would double the
+record each time."""
 
-# Attributes of the events that are made here.
+# Attributes of the events that this module makes.
 HOPS: Final = "hops"
-"""On an invocation: how many destinations led to it. Absent on one that a caller asked for. For Kappa, not for pods."""
+"""On an invocation: the number of destinations that led to it. Absent if a caller invoked the function. Pods do not get
+it."""
 DESTINATION: Final = "destination"
-"""On a delivery: the manifest's destination, as JSON such as `{"http": {"url": "https://example.com/hook"}}`."""
+"""On a delivery: the destination in the manifest, as JSON such as `{"http": {"url": "https://example.com/hook"}}`."""
 PURPOSE: Final = "purpose"
-"""On both: which field of `spec.async` asked for it: `onSuccess`, `onFailure` or `deadLetter`."""
+"""On both: the field of `spec.async` that asked for it: `onSuccess`, `onFailure` or `deadLetter`."""
 CONDITION: Final = "condition"
-"""On a delivery, as the next two: the record's."""
+"""On a delivery, like the next two: the value in the record."""
 REQUEST_ID: Final = "request-id"
 TIMESTAMP: Final = "timestamp"
 MESSAGE_ID: Final = "message-id"
-"""The id by which the destination knows the record: the delivery's own, which a redrive changes, and this not."""
+"""The record's id for the destination. A redrive changes the delivery's own id, but not this one."""
 
 TYPE_SUCCEEDED: Final = "run.kappa.event.succeeded"
 TYPE_FAILED: Final = "run.kappa.event.failed"
-"""The types of the CloudEvents."""
+"""The CloudEvents' `type`."""
 
 
 class DestinationKind(StrEnum):
@@ -66,9 +70,9 @@ class DestinationKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class FollowUps:
     events: list[Event] = field(default_factory=list)
-    """To put, each into its lane."""
+    """To enqueue, each in its lane."""
     cut: list[DeadEvent] = field(default_factory=list)
-    """To bury instead: the chain of destinations that leads to them is longer than `MAX_HOPS`."""
+    """To dead-letter instead: their chain of destinations is longer than `MAX_HOPS`."""
 
 
 def follow_ups(
@@ -81,10 +85,10 @@ def follow_ups(
     request_is_json: bool | None = None,
     response_is_json: bool | None = None,
 ) -> FollowUps:
-    """What is to be put (and buried) because an event ended; nothing for a delivery's end.
+    """The events to enqueue, and to dead-letter, because an event ended; none if it was a delivery.
 
-    `arn` is the Function's, unqualified; `max_bytes` is the queue's limit on an event; whether the payloads are JSON is
-    looked up where the caller does not know it yet (a quarter of a second for the largest).
+    `arn` is the Function's, unqualified. `max_bytes` is the queue's limit for an event. `request_is_json` and
+    `response_is_json` save parsing the payloads, which takes up to a quarter of a second; None: this function parses.
     """
     if event.lane.kind is Kind.DELIVERY:
         return FollowUps()
@@ -106,7 +110,7 @@ def follow_ups(
 
 
 def _wanted(function: Function, condition: Condition) -> Iterable[tuple[str, Destination]]:
-    """(the field's name in the manifest, the destination), each that hears of such an end."""
+    """(field name in the manifest, destination) of each destination that gets a record with this condition."""
     spec = function.spec.async_
     choices: list[tuple[str, Destination | None]] = (
         [("onSuccess", spec.on_success)]
@@ -117,7 +121,7 @@ def _wanted(function: Function, condition: Condition) -> Iterable[tuple[str, Des
 
 
 def _follow_up(event: Event, ending: Ending, payload: bytes, purpose: str, destination: Destination) -> Event:
-    # An event that is redriven keeps its id and gets another time: what follows from its second end is no repetition.
+    # A redriven event keeps its id and gets a new time. What follows from its second end is not a repetition.
     follower_id = derived_id(event.id, f"{purpose} {round(event.received_at * 1000)}")
     attributes = {
         PURPOSE: purpose,
@@ -139,15 +143,15 @@ def _follow_up(event: Event, ending: Ending, payload: bytes, purpose: str, desti
 
 
 def message_id(delivery: Event) -> str:
-    """What destinations tell repetitions by."""
+    """The id by which destinations recognize repetitions."""
     return delivery.attributes.get(MESSAGE_ID, delivery.id)
 
 
 def cloud_event_headers(delivery: Event) -> dict[str, str]:
     """The HTTP (or NATS) headers of the record as a CloudEvent 1.0 in binary mode: the payload is its data.
 
-    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md; every value is ASCII
-    without blanks, so nothing needs escaping.
+    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md. Every value is ASCII
+    without spaces, so nothing needs escaping.
     """
     given = delivery.attributes
     succeeded = given.get(CONDITION) == Condition.SUCCESS
@@ -163,10 +167,11 @@ def cloud_event_headers(delivery: Event) -> dict[str, str]:
 
 
 def for_redrive(event: Event, function: Function | None) -> Event:
-    """An event of the dead letter as it is to be tried again: whoever redrives it has mended what was wrong.
+    """A dead-lettered event as a redrive enqueues it.
 
-    A delivery goes to where its Function says *now*; as before where that asks for no such delivery any more, names a
-    Function instead, or is gone. An invocation begins a new chain of destinations.
+    A delivery goes to the destination that its Function names *now*, since somebody may have corrected it. It keeps the
+    old one if the Function is gone, no longer has that destination, or names a Function there. An invocation begins a
+    new chain of destinations.
     """
     if event.lane.kind is Kind.INVOCATION:
         return replace(event, attributes={name: value for name, value in event.attributes.items() if name != HOPS})
@@ -186,21 +191,22 @@ def _as_json(destination: Destination) -> str:
 
 def _cut(follower: Event, now: float) -> DeadEvent:
     message = (
-        f"{MAX_HOPS} Functions in a row were invoked as each other's destination, and this would be one more: a loop. "
-        f"Look at spec.async of {follower.lane.namespace}/{follower.lane.function} and of the Functions whose destination it is"
+        f"{MAX_HOPS} Functions were invoked in a row as each other's destination, which is probably a loop."
+        f" Look at spec.async of {follower.lane.namespace}/{follower.lane.function},"
+        " and of the Functions whose destination it is"
     )
     error = {"errorType": "Kappa.RecursiveInvocation", "errorMessage": message}
     return DeadEvent(follower, Condition.RECURSIVE_INVOCATION, 0, error, now)
 
 
 def hops(event: Event) -> int:
-    """How many destinations led to this invocation; what cannot be read counts as a chain's end."""
+    """The number of destinations that led to this invocation. A value that cannot be read counts as the maximum."""
     text = event.attributes.get(HOPS, "0")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else MAX_HOPS
 
 
 def kind_of(event: Event) -> DestinationKind:
-    """Of a follow-up. Raises `ValueError` for a delivery whose destination cannot be read."""
+    """The kind of a follow-up's destination. Raises `ValueError` if a delivery's destination cannot be read."""
     if event.lane.kind is Kind.INVOCATION:
         return DestinationKind.FUNCTION
     destination = destination_of(event)
@@ -208,5 +214,5 @@ def kind_of(event: Event) -> DestinationKind:
 
 
 def destination_of(delivery: Event) -> Destination:
-    """Where a delivery goes. Raises `ValueError` (pydantic's) if that cannot be read."""
+    """A delivery's destination. Raises pydantic's `ValidationError`, a `ValueError`, if it cannot be read."""
     return Destination.model_validate_json(delivery.attributes.get(DESTINATION, "null"), extra="ignore")

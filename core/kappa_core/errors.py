@@ -1,26 +1,27 @@
-"""The one error tree.
+"""The one tree of errors.
 
 | error | Lambda's name (`x-amzn-errortype`) | status | retryable | when |
 | --- | --- | --- | --- | --- |
 | `KappaError` | ServiceException | 500 | yes | the root: catch this for everything below |
-| `InvalidRequest` | InvalidParameterValueException | 400 | no | a parameter or header that cannot be |
+| `InvalidRequest` | InvalidParameterValueException | 400 | no | a parameter or header with an invalid value |
 | `InvalidRequestContent` | InvalidRequestContentException | 400 | no | a body that must be JSON and is not |
 | `RequestTooLarge` | RequestTooLargeException | 413 | no | a body over the limit |
 | `FunctionNotFound` | ResourceNotFoundException | 404 | no | no such Function |
-| `Throttled` | TooManyRequestsException | 429 | yes, after `retry_after` | queue full, or no pod within the wait |
+| `Throttled` | TooManyRequestsException | 429 | yes, after `retry_after` | too many requests wait, or for too long |
 | `FunctionFailed` | by reason, see there | 502 | no | the Function's Ready condition says why |
 | `PodLost` | ServiceException | 500 | the caller decides | the connection broke after the request was sent |
-| `BadAnswer` | ServiceException | 502 | no | a function URL's answer, or a pod's, that cannot be read |
+| `BadAnswer` | ServiceException | 502 | no | a function URL's answer, or a pod's, cannot be read |
 | `GatewayTimeout` | ServiceException | 504 | no | the pod did not answer by the deadline |
 | `Unavailable` | ServiceUnavailableException | 503 | yes | this gateway is stopping or not yet synced |
-| `QueueUnavailable` | ServiceUnavailableException | 503 | yes | the queue of asynchronous invocations cannot be reached |
+| `QueueUnavailable` | ServiceUnavailableException | 503 | yes | the queue of events cannot be reached |
 | `QueueFull` | TooManyRequestsException | 429 | yes, after `retry_after` | that queue has reached its limit |
 
-Each carries a message for a person: what, where, and how to mend it. The names and statuses are those of the Lambda
-Invoke API where it has one. What a function itself does wrong is no error here: it is an answer with `FunctionError`.
+Each has a message for a person: what is wrong, where, and how to mend it. Names and statuses are those of Lambda's
+Invoke API where it has them. A function error is not one of these: it is an answer with `FunctionError`.
 """
 
 import json
+from collections.abc import Callable
 from typing import Final
 
 from kappa_core.reasons import Reason
@@ -32,17 +33,17 @@ class KappaError(Exception):
     status: int = 500
     error_type: str = "ServiceException"
     fault: str = "Service"
-    """`User` or `Service`: what Lambda puts into its error JSON's `Type`."""
+    """`User` or `Service`: the `Type` in Lambda's error JSON."""
     retryable: bool = True
     retry_after: float | None = None
-    """Seconds for `Retry-After`, where waiting helps."""
+    """Seconds for `Retry-After`; None: waiting does not help."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
     def body(self) -> dict[str, str]:
-        """Lambda's error JSON. Throttling alone carries a `Reason`, and a lower-case `message`, as in Lambda."""
+        """Lambda's error JSON. As in Lambda, only throttling has a `Reason`, and a lower-case `message`."""
         return {"Type": self.fault, "Message": self.message}
 
 
@@ -90,7 +91,7 @@ _FAILED_TYPES: Final = {
 
 
 class FunctionFailed(KappaError):
-    """The Function cannot run: `reason` is its Ready condition's."""
+    """The Function cannot run. `reason` is its Ready condition's."""
 
     status = 502
     retryable = False
@@ -124,7 +125,7 @@ class Unavailable(KappaError):
 
 
 class QueueUnavailable(Unavailable):
-    """The queue cannot be reached, or does not answer; the message says which and how to mend it."""
+    """The queue cannot be reached or does not answer in time; the message says which, and how to mend it."""
 
 
 class QueueFull(Throttled):
@@ -150,15 +151,17 @@ def decode(body: bytes) -> KappaError:
     """The error that `encode` was given; for what cannot be read, or is unknown here, the root of them."""
     try:
         said = json.loads(body)
-        kind, message, reason = _KINDS.get(said["error"], KappaError), str(said["message"]), str(said["reason"])
-        if kind is Throttled:
+        kind, message, reason = said["error"], str(said["message"]), str(said["reason"])
+        if kind == Throttled.__name__:
             return Throttled(message, retry_after=float(said["retryAfter"] or 1.0), reason=reason)
-        return FunctionFailed(message, reason=reason) if kind is FunctionFailed else kind(message)
+        if kind == FunctionFailed.__name__:
+            return FunctionFailed(message, reason=reason)
+        return _KINDS.get(kind, KappaError)(message)
     except (ValueError, KeyError, TypeError):
         return KappaError("another gateway answered with an error that cannot be read")
 
 
-_KINDS: Final = {
+_KINDS: Final[dict[str, Callable[[str], KappaError]]] = {
     kind.__name__: kind
     for kind in (
         InvalidRequest,
@@ -166,7 +169,6 @@ _KINDS: Final = {
         RequestTooLarge,
         FunctionNotFound,
         Throttled,
-        FunctionFailed,
         PodLost,
         BadAnswer,
         GatewayTimeout,

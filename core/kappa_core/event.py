@@ -121,7 +121,8 @@ class Record:
 
     @classmethod
     def decode(cls, data: bytes | str) -> "Record":
-        """Raises `ValueError` for what is no record. Fields it does not know are ignored: a newer gateway wrote them."""
+        """Raises `ValueError` for what is no record. Fields it does not know are ignored: a newer gateway wrote
+        them."""
         try:
             raw = json.loads(data)
             known = {name: raw[name] for name in cls.__slots__ if name in raw}
@@ -230,12 +231,14 @@ def backoff(before: int, first: float, longest: float) -> float:
 
 
 def keyed_id(namespace: str, function: str, key: str) -> str:
-    """The request id of a submission with an idempotency key: the same for the same key, whichever gateway it reaches."""
+    """The request id of a submission with an idempotency key: the same for the same key, whichever gateway it
+    reaches."""
     return _uuid5(f"{namespace}/{function}/{key}")
 
 
 def derived_id(request_id: str, purpose: str) -> str:
-    """The id of what follows from an event (a delivery, a destination's invocation): the same each time it is derived."""
+    """The id of what follows from an event (a delivery, a destination's invocation): the same each time it is
+    derived."""
     return _uuid5(f"{request_id} {purpose}")
 
 

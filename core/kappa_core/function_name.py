@@ -1,14 +1,14 @@
-"""Which Function the Lambda API means: names, qualified names and ARNs, as clients write them into the path.
+"""The names by which the Lambda API's clients address a Function: plain, qualified, or an ARN.
 
 | written | means |
 | --- | --- |
 | `hello` | `hello` in the default namespace |
 | `team-a.hello` | `hello` in namespace `team-a` |
-| `hello:$LATEST` | the same; `$LATEST` is the only qualifier there is |
+| `hello:$LATEST` | the same as `hello`; there is no other qualifier |
 | `123456789012:function:team-a.hello` | a partial ARN |
-| `arn:aws:lambda:eu-west-1:123456789012:function:hello` | an ARN; region and account are not looked at |
+| `arn:aws:lambda:eu-west-1:123456789012:function:hello` | an ARN; its region and account are ignored |
 
-The forms are those of the Invoke API's `FunctionName`; a dot parts the namespace because Lambda has none.
+The forms are those of the Invoke API's `FunctionName`. Lambda has no namespaces, so a dot separates them from the name.
 """
 
 import re
@@ -34,14 +34,14 @@ class FunctionName:
 
 
 def parse(text: str, *, default_namespace: str = "default", qualifier: str | None = None) -> FunctionName:
-    """Read a `FunctionName`; `qualifier` is the request's `Qualifier` parameter.
+    """Read a `FunctionName`. `qualifier` is the request's `Qualifier` parameter.
 
-    Raises `InvalidRequest` for what can be no name, `FunctionNotFound` for a version or alias (there are none).
+    Raises `InvalidRequest` for text that cannot be a name, `FunctionNotFound` for a version or alias (there are none).
     """
     match = _NAME.fullmatch(text) if len(text) <= MAX_LENGTH else None
     if match is None:
         raise InvalidRequest(
-            f"{text[:MAX_LENGTH]!r} is no function name: write NAME, NAMESPACE.NAME or an ARN; "
+            f"{text[:MAX_LENGTH]!r} is not a function name: write NAME, NAMESPACE.NAME or an ARN; "
             "both parts are lower-case letters, digits and dashes"
         )
     inner = match["qualifier"]

@@ -1,4 +1,4 @@
-"""Function URLs: an HTTP request as a Lambda event, and a function's answer as an HTTP response. Pure.
+"""Function URLs: an HTTP request as a payload, and a function's answer as an HTTP response. Pure.
 
 Both are Lambda's payload format 2.0:
 https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads
@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 from kappa_core.errors import BadAnswer
 
 Headers = Iterable[tuple[bytes, bytes]]
-"""(name in lower case, value), in the order they came."""
+"""(name in lower case, value), in the order of the request."""
 
 _TEXT: Final = re.compile(r"(?:text/.*|application/(?:json|javascript|xml|.*\+json|.*\+xml))", re.IGNORECASE)
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -25,18 +25,18 @@ _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _DROPPED: Final = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-"""Of an answer's headers: those that belong to the connection."""
+"""Headers of an answer that belong to the connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """What an event is made of."""
+    """The parts of a request from which the payload is made."""
 
     method: str
     path: str
-    """As it came, percent-encoded, without what names the function; starts with `/`."""
+    """As received, percent-encoded, without the prefix that names the function; starts with `/`."""
     query: str
-    """As it came, without `?`."""
+    """As received, without `?`."""
     headers: Headers
     body: bytes
     protocol: str
@@ -45,7 +45,7 @@ class HttpRequest:
     domain: str
     request_id: str
     function: str
-    """The Function's name: the event's `apiId`."""
+    """The Function's name: `apiId` in the payload."""
     time: float
     """Seconds since the epoch."""
 
@@ -57,8 +57,8 @@ class HttpResponse:
     body: bytes = b""
 
 
-def to_event(request: HttpRequest) -> dict[str, Any]:
-    """The event of a request. Values are JSON's own; `body`, `cookies` and `queryStringParameters` only where there are any."""
+def to_payload(request: HttpRequest) -> dict[str, Any]:
+    """The payload for a request, as JSON values. `body`, `cookies` and `queryStringParameters` are absent if empty."""
     headers: dict[str, str] = {}
     cookies: list[str] = []
     for raw_name, raw_value in request.headers:
@@ -107,7 +107,7 @@ def to_event(request: HttpRequest) -> dict[str, Any]:
 
 
 def query_parameters(query: str) -> dict[str, str]:
-    """Decoded parameters; the values of one that comes several times are joined by commas."""
+    """Decoded parameters. If one occurs several times, commas join its values."""
     parameters: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         parameters[name] = f"{parameters[name]},{value}" if name in parameters else value
@@ -115,7 +115,7 @@ def query_parameters(query: str) -> dict[str, str]:
 
 
 def _as_text(body: bytes, content_type: str) -> str | None:
-    """The body as text, None where it has to travel in base64: another content type, or not UTF-8."""
+    """The body as text; None: it must be base64, because of its content type or because it is not UTF-8."""
     kind = content_type.partition(";")[0].strip()
     if kind and not _TEXT.fullmatch(kind):
         return None
@@ -126,15 +126,16 @@ def _as_text(body: bytes, content_type: str) -> str | None:
 
 
 def from_answer(answer: bytes) -> HttpResponse:
-    """The response that a function's answer (its JSON) stands for.
+    """The HTTP response for a function's answer, which is JSON.
 
-    An object with `statusCode` says it all: `statusCode`, `headers`, `cookies`, `body`, `isBase64Encoded`. Anything
-    else is a body of type application/json with status 200. Raises `BadAnswer` for what cannot be a response.
+    An object with `statusCode` describes the whole response: `statusCode`, `headers`, `cookies`, `body`,
+    `isBase64Encoded`. Anything else becomes a body of type application/json with status 200. Raises `BadAnswer` if the
+    answer cannot be a response.
     """
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
-        raise BadAnswer("the function's answer is no JSON") from None
+        raise BadAnswer("the function's answer is not JSON") from None
     if not isinstance(value, dict) or "statusCode" not in value:
         return HttpResponse(200, [(b"content-type", b"application/json")], answer)
     headers = _headers(value.get("headers"))
@@ -164,7 +165,7 @@ def _headers(value: object) -> list[tuple[bytes, bytes]]:
         elif isinstance(content, int | float):
             content = str(content)
         if not isinstance(content, str) or not _NAME.fullmatch(name) or not _VALUE.fullmatch(content):
-            raise BadAnswer(f"the function's answer has a header {name!r} that is no header: write a name and a string")
+            raise BadAnswer(f"the function's answer has a header {name!r} that is not valid: write a name and a string")
         if name.lower() not in _DROPPED:
             headers.append((name.lower().encode(), _encode(content)))
     return headers
@@ -174,12 +175,12 @@ def _cookies(value: object) -> list[tuple[bytes, bytes]]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(item, str) and _VALUE.fullmatch(item) for item in value):
-        raise BadAnswer("the function's answer has cookies that are no list of strings")
+        raise BadAnswer("the function's answer has cookies that are not a list of strings")
     return [(b"set-cookie", _encode(item)) for item in value]
 
 
 def _encode(text: str) -> bytes:
-    """Header values are bytes: Latin-1 where that is enough, as HTTP began, else UTF-8."""
+    """Header values are bytes: Latin-1, HTTP's original encoding, where that suffices, otherwise UTF-8."""
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
@@ -192,11 +193,11 @@ def _body(answer: dict[str, Any]) -> bytes:
         return b""
     if not isinstance(body, str):
         raise BadAnswer(
-            f"the function's answer has a body that is no string but {type(body).__name__}: use json.dumps for objects"
+            f"the function's answer has a body of type {type(body).__name__}, not a string: use json.dumps for objects"
         )
     if answer.get("isBase64Encoded"):
         try:
             return base64.b64decode(body, validate=True)
         except (binascii.Error, ValueError):
-            raise BadAnswer("the function's answer says isBase64Encoded, and its body is not base64") from None
+            raise BadAnswer("the function's answer says isBase64Encoded, but its body is not base64") from None
     return body.encode("utf-8", "replace")

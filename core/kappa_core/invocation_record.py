@@ -1,4 +1,4 @@
-"""Lambda's record of how an event ended, for destinations.
+"""The invocation record: Lambda's JSON about how an event ended, for destinations.
 
 https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html
 """
@@ -15,7 +15,7 @@ from kappa_core.function_name import LATEST
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How an event ended, for its record."""
+    """How an event ended, for its invocation record."""
 
     condition: Condition
     attempts: int
@@ -23,13 +23,13 @@ class Ending:
     ended_at: float
     """Seconds since the epoch."""
     response: bytes | None = None
-    """What the function answered last, its error JSON if that is what it was; None: it never answered."""
+    """The function's last answer, which may be its error JSON; None: it never answered."""
     response_size: int = 0
-    """Bytes of the whole answer, where `response` is only its beginning; such an answer is left out of the record."""
+    """Bytes of the whole answer if `response` is only its beginning. The record leaves such an answer out."""
     function_error: str | None = None
-    """With an error as the answer: `Unhandled` or `Handled`."""
+    """`Unhandled` or `Handled` if the answer is an error."""
     status_code: int = 200
-    """200 whenever a function answered, with an error too; a web server's own status for `protocol: http`."""
+    """200 whenever a function answered, even with an error; for `protocol: http` the web server's own status."""
 
 
 def record(
@@ -43,13 +43,13 @@ def record(
 ) -> bytes:
     """Lambda's record as UTF-8 JSON.
 
-    `responseContext` and `responsePayload` are there only if the function answered. Payloads go in byte for byte where
-    they are JSON, so no number loses digits; where they are not, as a string, and an empty one as null. What Lambda's
-    record has no word for is under `kappa`, a field that is there only then:
+    It has `responseContext` and `responsePayload` only if the function answered. A payload that is JSON is embedded
+    byte for byte, so no number loses digits. Any other payload is embedded as a string, and an empty one as null. Two
+    things that Lambda's record cannot express are in the field `kappa`, which is absent otherwise:
 
-    - `kappa.base64`: names of payloads that are no text either, and so are base64 in the string;
-    - `kappa.omitted`: sizes in bytes of payloads that were left out, the larger one first: with them the record would be
-      over `max_bytes`, or the gateway had only the beginning of one.
+    - `kappa.base64`: the names of payloads that are not text and are therefore base64 strings;
+    - `kappa.omitted`: name → size in bytes of payloads that were left out, because the record would exceed `max_bytes`
+      (the larger payload goes first), or because the gateway has only the beginning of one.
     """
     parts = {
         "version": '"1.0"',
@@ -94,7 +94,7 @@ def _joined(parts: dict[str, str], encoded: list[str], omitted: dict[str, int]) 
 
 
 def _embedded(name: str, payload: bytes, known: bool | None, encoded: list[str]) -> str:
-    """A payload as JSON text; adds its name to `encoded` if that is base64."""
+    """A payload as JSON text. Adds its name to `encoded` if it is base64."""
     if not payload.strip(b" \t\r\n"):
         return "null"
     try:
@@ -108,7 +108,7 @@ def _embedded(name: str, payload: bytes, known: bool | None, encoded: list[str])
 
 
 def is_json(text: str) -> bool:
-    """Whether this is one JSON value, by RFC 8259: Python alone takes NaN and Infinity too."""
+    """Whether this is one JSON value by RFC 8259. NaN and Infinity, which Python accepts, are not."""
     try:
         _DECODER.decode(text)
     except (ValueError, RecursionError):
@@ -117,10 +117,10 @@ def is_json(text: str) -> bool:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
-# Numbers stay text: nobody looks at them, and Python would refuse very long ones.
+# Numbers stay text: nothing reads them, and Python refuses very long ones.
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, parse_int=str, parse_float=str)
 
 

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on stderr, or plain text at a terminal. Standard library only."""
+"""Structured logs on stderr: one JSON object per line, or plain text for a terminal. Standard library only."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dic
 
 
 class JsonFormatter(logging.Formatter):
-    """`time` (RFC 3339, UTC), `level`, `logger`, `message`, then whatever `extra=` gave, such as `function` and `request_id`."""
+    """`time` (RFC 3339, UTC), `level`, `logger`, `message`, then the fields of `extra=`, such as `function`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for a terminal: time, level, message, then the extras as key=value."""
+    """For a terminal: time, level, message, then the fields of `extra=` as key=value."""
 
     def format(self, record: logging.LogRecord) -> str:
         extras = "".join(f" {key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD)
@@ -41,10 +41,10 @@ class TextFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def configure(level: str = "info", style: Literal["json", "text"] = "json") -> None:
-    """Send every logger's records to stderr, once."""
+def configure(level: str = "info", log_format: Literal["json", "text"] = "json") -> None:
+    """Send the records of all loggers to stderr. Replaces earlier handlers."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

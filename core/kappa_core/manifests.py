@@ -1,7 +1,7 @@
-"""From a Function to its Deployment: a pure function, the same text for the same input.
+"""From a Function to its Deployment: a pure function with the same output for the same input.
 
-The Deployment has no `spec.replicas`: scaling alone moves them. Settings that only scaling or the gateway read
-(`scaling`, `async`) leave no trace in the pod template, so changing them rolls no pods.
+The Deployment has no `spec.replicas`: only the scaler writes that. `scaling` and `async`, which only the scaler and the
+gateway read, are not in the pod template, so changing them does not roll the pods.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 GRACE_MARGIN_SECONDS: Final = 10
-"""The kubelet waits this much longer than the timeout before it kills: the agent has ended by then, unless it keeps an
-event's answer for a gateway to come (`wire.KEPT_DRAIN_SECONDS` more)."""
+"""The grace period is this much longer than the function's timeout. The agent has ended by then, unless it holds a kept
+answer for another gateway (`wire.KEPT_DRAIN_SECONDS` more)."""
 USER_ID: Final = 1000
 
 POD_SECURITY: Final[Manifest] = {
@@ -54,8 +54,8 @@ POD_SECURITY: Final[Manifest] = {
 def deployment(function: Function, platform: Platform, code_hash: str | None = None) -> Manifest:
     """The Deployment for `function`, without `spec.replicas`.
 
-    `code_hash` is the hash of code that is mounted (a ConfigMap's), so that new code rolls the pods.
-    Raises `ManifestError` if the platform has no such runtime.
+    `code_hash` is the hash of mounted code (a ConfigMap's), so that new code rolls the pods. Raises `ManifestError` if
+    the platform does not have the runtime.
     """
     metadata = function.metadata
     labels = own_labels(metadata.name)
@@ -82,13 +82,13 @@ def deployment(function: Function, platform: Platform, code_hash: str | None = N
 
 
 def template_hash(template: Manifest) -> str:
-    """Sixteen hex digits that change when, and only when, pods of this template must be replaced."""
+    """The revision of a pod template: sixteen hex digits that change exactly when its pods must be replaced."""
     text = json.dumps(template, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def revision(manifest: Manifest) -> str:
-    """The template hash that a Deployment (or a pod, or a template) carries; empty if it has none."""
+    """The revision in the annotations of a Deployment's template, of a pod or of a template; empty if there is none."""
     source = manifest.get("spec", {}).get("template") or manifest
     annotations: Mapping[str, str] = source.get("metadata", {}).get("annotations") or {}
     return annotations.get(names.ANNOTATION_REVISION, "")
@@ -104,7 +104,7 @@ def own_labels(function: str) -> dict[str, str]:
 
 
 def owner_reference(function: Function) -> Manifest:
-    """`blockOwnerDeletion` stays false: it would need update rights on the Function's finalizers."""
+    """`blockOwnerDeletion` is false: true would need update rights on the Function's finalizers."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -122,7 +122,7 @@ def grace_period(function: Function) -> int:
 
 
 def pod_template(function: Function, platform: Platform, code_hash: str | None = None) -> Manifest:
-    """The pod template, without its own hash. Raises `ManifestError`, see `deployment`."""
+    """The pod template, without its revision. Raises `ManifestError`, see `deployment`."""
     spec = function.spec
     user = spec.pod_template
     image = spec.code.image
@@ -136,16 +136,16 @@ def pod_template(function: Function, platform: Platform, code_hash: str | None =
         "containers": containers(function, platform),
         "securityContext": merge(POD_SECURITY, user.security_context),
         "terminationGracePeriodSeconds": grace_period(function),
-        # Service links put every Service of the namespace into the environment, and slow the start down.
+        # Service links put every Service of the namespace into the environment, which slows the start.
         "enableServiceLinks": False,
         "automountServiceAccountToken": bool(spec.service_account_name),
     }
     if spec.service_account_name:
         pod["serviceAccountName"] = spec.service_account_name
     if image is not None and image.protocol == "lambda":
-        # The agent must see the function's process to kill it when it outlives its timeout.
+        # The agent must see the function's process, to kill it when it exceeds its timeout.
         pod["shareProcessNamespace"] = True
-        # What `kubectl logs` shows unasked.
+        # The container that `kubectl logs` shows by default.
         annotations.setdefault("kubectl.kubernetes.io/default-container", names.CONTAINER_FUNCTION)
     volumes = [dict(volume) for volume in user.volumes]
     if spec.code.config_map is not None:

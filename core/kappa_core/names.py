@@ -21,9 +21,10 @@ LABEL_FUNCTION: Final = f"{GROUP}/function"
 LABEL_OPERATOR: Final = f"{GROUP}/operator"
 """On a Function: the operator that serves it, by that operator's `name` setting; without it, the one that has none."""
 LABEL_POOL: Final = f"{GROUP}/pool"
-"""On a warm pool's Deployment and its free pods: the runtime. A pod that a function took over has `LABEL_FUNCTION` instead."""
+"""On a pool's Deployment and its pods: the runtime. A pod that was claimed for a function has `LABEL_FUNCTION`
+instead."""
 POD_TEMPLATE_HASH: Final = "pod-template-hash"
-"""Kubernetes' own label on the pods of a ReplicaSet: the one that has its value adopts a pod that nobody controls."""
+"""Kubernetes' own label on the pods of a ReplicaSet. A ReplicaSet adopts a pod that has its hash and no controller."""
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_NAME: Final = "app.kubernetes.io/name"
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
@@ -31,7 +32,6 @@ MANAGED_BY: Final = "kappa"
 COMPONENT_FUNCTION: Final = "function"
 COMPONENT_POOL: Final = "pool"
 COMPONENT_GATEWAY: Final = "gateway"
-COMPONENT_OPERATOR: Final = "operator"
 
 ANNOTATION_CONCURRENCY: Final = f"{GROUP}/concurrency"
 """On a function's pod: how many invocations it takes at once; the gateway's slots for it."""
@@ -40,13 +40,14 @@ ANNOTATION_PORT: Final = f"{GROUP}/port"
 ANNOTATION_PROTOCOL: Final = f"{GROUP}/protocol"
 """On a function's pod: `lambda` (the agent answers) or `http` (the user's own server answers)."""
 ANNOTATION_CODE_HASH: Final = f"{GROUP}/code-sha256"
-"""On the pod template: hash of code that is mounted, not part of the template, so that a change rolls the pods."""
+"""On the pod template: the hash of mounted code (a ConfigMap's), which is no part of the template. So new code rolls
+the pods."""
 ANNOTATION_REVISION: Final = f"{GROUP}/revision"
-"""On a function's pod: the hash of its template, to tell pods of this spec from those of an earlier one."""
+"""On a function's pod: its revision, the hash of the pod template that it was made from (or, from a pool, stands in
+for)."""
 ANNOTATION_FROM_POOL: Final = f"{GROUP}/from-pool"
-"""On a function's pod that was taken from a warm pool: how often its container had been restarted by then. Once more, and
-its agent is a pool's again, and nobody's."""
-ANNOTATION_RESTARTED_AT: Final = f"{GROUP}/restarted-at"
+"""On a function's pod that came from a pool: its container's restart count when it was claimed. If the count is higher
+now, the container was restarted, and its agent has no function again."""
 ANNOTATION_DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 
 AGENT_PORT: Final = 8080
@@ -54,14 +55,14 @@ RUNTIME_API_PORT: Final = 9001
 """The first runtime process's Lambda Runtime API; process i has port 9001 + i."""
 GATEWAY_PORT: Final = 8080
 GATEWAY_INTERNAL_PORT: Final = 8081
-"""The gateway's demand stream, for the operator alone: kept off the port that users reach."""
+"""The gateway's demand stream and other internal paths: users do not reach this port."""
 OPERATOR_PORT: Final = 8082
 
 CONTAINER_FUNCTION: Final = "function"
 CONTAINER_AGENT: Final = "agent"
 
 TASK_ROOT: Final = "/var/task"
-"""Where a function's code lies in its pod (`LAMBDA_TASK_ROOT`)."""
+"""Where a function's code is in its pod (`LAMBDA_TASK_ROOT`)."""
 
 
 def deployment_name(function: str) -> str:
@@ -70,10 +71,10 @@ def deployment_name(function: str) -> str:
 
 
 def pool_name(runtime: str) -> str:
-    """The Deployment of a runtime's warm pods in a namespace: `pool-` and the runtime, such as `pool-python3-13`."""
+    """The Deployment of a runtime's pool in a namespace: `pool-` and the runtime, such as `pool-python3-13`."""
     return f"pool-{runtime.replace('.', '-')}"
 
 
 def function_key(namespace: str, name: str) -> str:
-    """How logs, metrics and errors name a Function: `namespace/name`."""
+    """The name of a Function in logs and errors: `namespace/name`."""
     return f"{namespace}/{name}"

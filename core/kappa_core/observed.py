@@ -1,6 +1,7 @@
-"""What is read off Deployments and pods: small facts instead of whole objects, so that watching thousands stays cheap.
+"""Facts about Deployments, ReplicaSets and pods: a few fields of each object, so that watching thousands is cheap.
 
-Pure functions of the objects' JSON. Reasons that Kubernetes gives become Kappa's, with messages that say how to mend them.
+Pure functions of the objects' JSON. They turn Kubernetes' reasons into Kappa's, with messages that say how to mend
+things.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ Raw = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that stands in a Function's way."""
+    """A reason why a Function cannot run."""
 
     reason: Reason
     message: str
@@ -32,23 +33,25 @@ class DeploymentFacts:
     generation: int
     observed_generation: int
     controller_uid: str
-    """The uid of the object that controls it; empty if none does."""
+    """Its controller's uid; empty if it has none."""
     controller: str
-    """Its kind and name, such as `Function/hello`; empty if none does."""
+    """Its controller's kind and name, such as `Function/hello`; empty if it has none."""
     revision: str
     replicas: int
-    """As asked for (`spec.replicas`)."""
+    """`spec.replicas`."""
     total: int
     """Pods that exist."""
     updated: int
-    """Pods of the newest template."""
+    """Pods of the newest pod template."""
     ready: int
     rejection: str
-    """Why no pod can be made (a quota, Pod Security, a webhook); empty if nothing is known."""
+    """Why the cluster refuses its pods (a quota, Pod Security, a webhook); empty if it does not."""
     digest: str
-    """Of everything but status and replicas: another digest means that somebody changed it."""
+    """A hash of everything but status and replicas. If it differs from the last one, somebody changed the
+    Deployment."""
     owns_replicas: bool
-    """Whether the operator's apply still owns `spec.replicas`: until scaling has changed them once."""
+    """Whether the operator's server-side apply still owns `spec.replicas`: it does until the first write to
+    `/scale`."""
     deleting: bool
 
 
@@ -68,23 +71,24 @@ class PodFacts:
     restarts: int
     problem: Problem | None
     port: int = 0
-    """The one that is dialled."""
+    """The port that gateways dial."""
     spent: bool = False
-    """Its agent waits for a runtime that worked, ended, and will be started again only after the kubelet's back-off."""
+    """A user's container that once worked has ended, and the kubelet backs off before it starts it again. The agent
+    waits."""
     pool: str = ""
-    """Of a free pod in a warm pool: the runtime."""
+    """The runtime of the pool that the pod is in; empty: it is in none."""
     from_pool: bool = False
-    """A function took it over from a pool."""
+    """It came from a pool and is a function's now."""
     relapsed: bool = False
-    """It was restarted since: its agent is a pool's again, and its function's no more."""
+    """It came from a pool, and its container was restarted later: its agent has no function again."""
     operator: str = ""
-    """The operator that a pool pod belongs to, by that one's `name` setting."""
+    """The `name` setting of the operator that a pool pod belongs to."""
     controller_uid: str = ""
     template_hash: str = ""
     image: str = ""
-    """Of the function's container."""
+    """The image of the function's container."""
     limits: tuple[str, str] = ("", "")
-    """Memory and cpu of the function's container; empty: none."""
+    """Memory and cpu limits of the function's container; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +97,13 @@ class ReplicaSetFacts:
     deployment_uid: str
     template_hash: str
     number: int
-    """The Deployment's count of its templates: the highest is the newest."""
+    """The Deployment's number for this ReplicaSet; the highest is the newest."""
     replicas: int
-    """As asked for (`spec.replicas`)."""
+    """`spec.replicas`."""
 
 
 def resource_version(raw: Raw) -> int:
-    """Comparable since Kubernetes promises so (KEP-5504), and in fact on every API server; 0 where it is no number."""
+    """The `resourceVersion` as a number; 0 if it is none. Kubernetes promises that these can be compared (KEP-5504)."""
     text = str(raw.get("metadata", {}).get("resourceVersion", ""))
     return int(text) if text.isdecimal() else 0
 
@@ -129,7 +133,7 @@ def deployment_facts(raw: Raw) -> DeploymentFacts:
 def _rejection(status: Raw) -> str:
     for condition in status.get("conditions", []):
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
-            # The pods' generated names would make every try a new message.
+            # The generated name of the pod differs each time, and would make each message a new one.
             return re.sub(r'pods "[^"]*" is forbidden: ', "", str(condition.get("message", "")))
     return ""
 
@@ -172,7 +176,7 @@ def pod_facts(raw: Raw) -> PodFacts:
         protocol=annotations.get(names.ANNOTATION_PROTOCOL, "lambda"),
         deletion_cost=int(cost) if cost.lstrip("-").isdecimal() else 0,
         restarts=sum(container.get("restartCount", 0) for container in status.get("containerStatuses", [])),
-        # A runtime that ended in an invocation is no problem of the Function: its caller was told.
+        # A runtime process that ended in an invocation is not the Function's problem: the caller got the error.
         problem=None if ready or worked else pod_problem(raw),
         port=int(port) if port.isdecimal() else 0,
         spent=worked and _backs_off(status),
@@ -218,13 +222,16 @@ def _controller(metadata: Raw) -> Raw:
 
 
 def _agent_is_ready(status: Raw) -> bool:
-    """Whether an agent beside a user's container is ready: the runtime there has asked it for work."""
+    """Whether an agent in a sidecar is ready, that is, whether the user's container has asked it for work."""
     return any(c.get("name") == names.CONTAINER_AGENT and c.get("ready") for c in status.get("containerStatuses", []))
 
 
 def _backs_off(status: Raw) -> bool:
-    """Whether the kubelet waits before it starts the user's container again: from its second end on. It says so only when
-    it next looks at the pod, up to ten seconds later; until then the container has just ended."""
+    """Whether the kubelet backs off before it restarts the user's container, as it does from the second exit on.
+
+    The kubelet writes `CrashLoopBackOff` into the status up to ten seconds after the exit. Until then the status shows
+    a terminated container that was restarted before.
+    """
     for container in status.get("containerStatuses", []):
         if container.get("name") == names.CONTAINER_FUNCTION:
             state = container.get("state", {})
@@ -250,12 +257,12 @@ IMAGE_REASONS: Final = frozenset(
     }
 )
 LAST_WORDS: Final = 500
-"""Characters of a log line that go into a message."""
+"""The most characters of a log line that a message quotes."""
 _START_REASONS: Final = frozenset({"CreateContainerError", "RunContainerError", "PostStartHookError"})
 
 
 def pod_problem(raw: Raw) -> Problem | None:
-    """What keeps a pod from serving, as far as its status tells; None while it may still come up."""
+    """Why a pod cannot serve, according to its status; None while it may still become ready."""
     status = raw.get("status", {})
     images = {c["name"]: c.get("image", "") for c in raw.get("spec", {}).get("containers", [])}
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
@@ -277,7 +284,7 @@ def _container_problem(container: Raw, image: str, raw: Raw) -> Problem | None:
     waiting = container.get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), str(waiting.get("message", "")).strip()
     if reason in IMAGE_REASONS:
-        # The kubelet alternates between the error and its back-off; both hold the same cause.
+        # The kubelet alternates between the error and its back-off. Both contain the same cause.
         cause = re.sub(r'^Back-off pulling image "[^"]*"(: )?', "", message)
         cause = re.sub(r"^(ErrImagePull: )+", "", cause).rstrip(".") or reason
         return Problem(
@@ -324,12 +331,12 @@ def _crash(ended: Raw, container: Raw, image: str, raw: Raw) -> str:
             f"the container was killed for using more memory than its limit of {limits.get('memory', 'its node')}."
             " Raise spec.memory."
         )
-    # The runtime's own word, or the end of the container's log (terminationMessagePolicy): its last line is the cause.
+    # The termination message, or the end of the container's log (terminationMessagePolicy): the last line is the cause.
     said = next((line.strip() for line in reversed(str(ended.get("message", "")).splitlines()) if line.strip()), "")
-    text = f"the container of the image {image!r} ends again and again, with exit code {ended.get('exitCode')}"
-    return f"{text}. The last it said: {said[:LAST_WORDS]}" if said else f"{text}, without a word."
+    text = f"the container of the image {image!r} keeps exiting, with exit code {ended.get('exitCode')}"
+    return f"{text}. Its last output: {said[:LAST_WORDS]}" if said else f"{text} and without output."
 
 
 def _without_pod(message: str) -> str:
-    """Without the pod's name and uid, which would make every pod's message another one."""
+    """Removes the pod's name and uid, which would make each pod's message a different one."""
     return re.sub(r'\s*\(pod: "[^"]*", container: [^)]*\)', "", message).rstrip(".")

@@ -1,4 +1,5 @@
-"""`wire.PHASES`: where a cold start's time went in its pod, `verify=0.11,code=0.40,init=2.20,run=0.90`."""
+"""`wire.PHASES`: the phases of a cold start inside the pod, in ms, such as
+`verify=0.11,code=0.40,init=2.20,run=0.90`."""
 
 from __future__ import annotations
 
@@ -7,18 +8,18 @@ if TYPE_CHECKING:
     from typing import Final
 
 VERIFY: Final = "verify"
-"""From the whole request in the agent until it was found good. Pool pods alone."""
+"""From the end of the request until it is verified. Pool pods only."""
 CODE: Final = "code"
-"""The code into the task root: written, unpacked or fetched. Pool pods alone."""
+"""Until the code is in the task root: written, unpacked or fetched. Pool pods only."""
 INIT: Final = "init"
-"""The runtime process's start: until it asked for work. Lambda's Init Duration."""
+"""The start of the runtime process, until it asks for work. Lambda's Init Duration."""
 RUN: Final = "run"
 """The invocation in the runtime process. Lambda's Duration."""
 NAMES: Final = (VERIFY, CODE, INIT, RUN)
 
 
 def read(value: str) -> dict[str, float]:
-    """Milliseconds by phase: those of `NAMES` that are there; what cannot be read is left out."""
+    """Phase → milliseconds. Unknown phases and values that cannot be read are left out."""
     found: dict[str, float] = {}
     for part in value.split(","):
         name, _, number = part.strip().partition("=")

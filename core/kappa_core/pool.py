@@ -1,7 +1,8 @@
-"""Warm pools: who may use one, how large it is, and which gateway claims its pods for a function. All of it pure.
+"""Warm pools: which Functions may use one, how large it is, and which gateway claims its pods for a Function. All pure.
 
-A pool is a Deployment of generic pods of one runtime in one namespace, their runtime process already started. A cold start
-of an *eligible* Function takes one over in a single request (`POST /specialize`) instead of starting a pod.
+A pool is a Deployment of pods of one runtime in one namespace whose runtime process has started and that have no
+function yet. On a cold start of an *eligible* Function a gateway claims one of them with a single request (`POST
+/specialize`), instead of waiting for a new pod.
 """
 
 import hashlib
@@ -17,30 +18,30 @@ from kappa_core.observed import PodFacts
 from kappa_core.specialize import is_read_at_start
 
 CLAIM_WINDOW: Final = 60.0
-"""Seconds for which a claim keeps its pool larger."""
+"""Seconds for which a claim raises the size of its pool by one."""
 _REFERENCE: Final = re.compile(r"\$\$|\$\(([^)]*)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
-    """What an installation says about its pools. `public_key` empty: there are none."""
+    """An installation's settings for pools. Without a `public_key` there are no pools."""
 
     size: int = 0
-    """Free pods that each pool holds; 0: no pool."""
+    """Free pods in each pool; 0: no pool."""
     runtimes: Mapping[str, int] = field(default_factory=dict)
-    """Runtime → size, in place of `size`."""
+    """Runtime → size; overrides `size`."""
     namespaces: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Namespace → runtime → size, before both."""
+    """Namespace → runtime → size; overrides both."""
     max_size: int = 10
-    """What a burst may raise a pool to. A size above it stays as it is."""
+    """The most that a burst of claims raises a pool to. A pool whose own size is larger keeps that size."""
     memory_limit: str = "512Mi"
-    """Of a free pod. A Function with more does not use the pool."""
+    """A pool pod's memory limit. A Function with more memory is not eligible."""
     preload: tuple[str, ...] | None = None
-    """Modules that the runtime process imports before it knows its function; None: the agent's own choice."""
+    """Modules that a pool pod's runtime process imports before it has a function; None: the agent's default."""
     public_key: str = ""
-    """Base64 of the Ed25519 key that `specialize` is verified with."""
+    """Ed25519, base64: pool pods verify `specialize` requests with it."""
     operator: str = ""
-    """The operator's `name` setting: two operators in one cluster keep pools of their own."""
+    """The operator's `name` setting: each of two operators in one cluster has its own pools."""
 
     def size_for(self, namespace: str, runtime: str) -> int:
         if not self.public_key:
@@ -50,7 +51,7 @@ class PoolSettings:
 
 
 def cold_start(function: Function, settings: PoolSettings) -> ColdStart:
-    """Which way a cold start of `function` goes, and why: what `status.coldStart` says."""
+    """The path of a cold start of `function`, and the reason: the content of `status.coldStart`."""
     runtime = function.spec.runtime or ""
     refusal = ineligible(function, settings.memory_limit)
     if refusal is None and not settings.size_for(function.metadata.namespace, runtime):
@@ -61,17 +62,17 @@ def cold_start(function: Function, settings: PoolSettings) -> ColdStart:
             else f"the pool of {runtime} has size 0 in the namespace {function.metadata.namespace!r}"
         )
     if refusal is None:
-        return ColdStart(path="Pool", reason=f"A cold start takes over a warm {runtime} pod.")
-    return ColdStart(path="Deployment", reason=f"A cold start scales the Function's own Deployment up: {refusal}.")
+        return ColdStart(path="Pool", reason=f"A cold start claims a warm {runtime} pod.")
+    return ColdStart(path="Deployment", reason=f"A cold start scales up the Function's own Deployment: {refusal}.")
 
 
 def ineligible(function: Function, memory_limit: str) -> str | None:
-    """What `function` needs that a running pod cannot be given, naming the field; None if there is nothing."""
+    """Why `function` cannot use a pool, naming the field that a running pod cannot satisfy; None: it is eligible."""
     spec = function.spec
     if spec.code.image is not None:
-        return "spec.code.image is an image of its own"
+        return "spec.code.image brings an image of its own"
     if not (spec.runtime or "").startswith("python"):
-        return f"spec.runtime {spec.runtime} has no warm pods, only Python has"
+        return f"spec.runtime {spec.runtime} has no pools, only Python has"
     if spec.code.config_map is not None:
         return "spec.code.configMap is mounted when a pod starts"
     if spec.service_account_name:
@@ -82,7 +83,7 @@ def ineligible(function: Function, memory_limit: str) -> str | None:
     if spec.env_from:
         return "spec.envFrom: Secrets and ConfigMaps are read when a pod starts"
     if parse_quantity(spec.memory) > parse_quantity(memory_limit):
-        return f"spec.memory {spec.memory} is above the warm pods' limit of {memory_limit}"
+        return f"spec.memory {spec.memory} is above the pool pods' limit of {memory_limit}"
     return _variable_at_start(function)
 
 
@@ -101,7 +102,7 @@ def _variable_at_start(function: Function) -> str | None:
 
 
 def environment(function: Function) -> dict[str, str]:
-    """The function's own variables, `$(NAME)` and `$$` resolved as the kubelet does; of an eligible Function."""
+    """An eligible Function's own variables, with `$(NAME)` and `$$` resolved as the kubelet does."""
     values: dict[str, str] = {}
 
     def resolve(match: re.Match[str]) -> str:
@@ -112,10 +113,11 @@ def environment(function: Function) -> dict[str, str]:
     return values
 
 
-def revision(function: Function) -> str:
-    """Sixteen hex digits that change when pods of `function` must be replaced; the same for gateway and operator.
+def spec_hash(function: Function) -> str:
+    """Sixteen hex digits over the part of the spec that decides what pods of `function` run.
 
-    What only scaling and the gateway read (`scaling`, `async`) leaves no trace, as in `manifests.deployment`.
+    Gateway and operator compute the same, so a claim for an outdated spec shows. `scaling` and `async` are left out:
+    pods do not depend on them. Not a revision (`manifests.template_hash`), which also covers the installation's images.
     """
     spec = function.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"scaling", "async_"})
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -123,9 +125,10 @@ def revision(function: Function) -> str:
 
 
 def target_size(now: float, base: int, claims: Iterable[float], max_size: int) -> int:
-    """Free pods that a pool should have: as many as it always has, and as many again as were claimed lately.
+    """The free pods that a pool should have: `base`, and one more for each claim in the last `CLAIM_WINDOW` seconds.
 
-    `claims` are times on the clock of `now`. A pool of size 0 stays at 0.
+    `claims` are times on the clock of `now`. Example: base 2 and 3 claims in the last minute give 5, if `max_size`
+    allows. A pool of size 0 stays at 0.
     """
     if base <= 0:
         return 0
@@ -134,10 +137,11 @@ def target_size(now: float, base: int, claims: Iterable[float], max_size: int) -
 
 
 def leaving(free: Iterable[PodFacts], surplus: int) -> tuple[list[PodFacts], list[PodFacts]]:
-    """Which of a pool's `free` pods go when there are `surplus` too many: (those to mark, those whose mark is void).
+    """Which of a pool's `free` pods are to be deleted when there are `surplus` too many: (pods to mark, pods to
+    unmark).
 
-    A mark is a negative `ANNOTATION_DELETION_COST`. The ReplicaSet deletes by the same order, but for what is new since:
-    pods that are not ready first, then the cheapest.
+    A mark is a negative `ANNOTATION_DELETION_COST`. The ReplicaSet deletes in the same order (pods that are not ready
+    first, then the cheapest), except for pods that have changed in the meantime.
     """
     order = sorted(free, key=lambda pod: (pod.ready, pod.deletion_cost >= 0, pod.name))
     go, stay = order[: max(surplus, 0)], order[max(surplus, 0) :]

@@ -1,4 +1,4 @@
-"""A warm pool's Deployment: a pure function, the same text for the same input."""
+"""A pool's Deployment: a pure function with the same output for the same input."""
 
 import copy
 import math
@@ -16,13 +16,13 @@ MEMORY_REQUEST: Final = "32Mi"
 GRACE_SECONDS: Final = (
     math.ceil(parse_duration(MAX_TIMEOUT)) + GRACE_MARGIN_SECONDS + math.ceil(wire.KEPT_DRAIN_SECONDS)
 )
-"""A running pod's grace period cannot be changed, so it is the longest that any function needs; a free pod ends at once."""
+"""The longest grace period that any function needs, as a running pod's cannot be changed. A free pod stops at once."""
 
 
 def pool_deployment(
     namespace: str, runtime: str, replicas: int, platform: Platform, settings: PoolSettings
 ) -> Manifest:
-    """The Deployment of `replicas` free pods. Raises `KeyError` if the platform has no such runtime."""
+    """The Deployment of a pool of `replicas` pods. Raises `KeyError` if the platform does not have the runtime."""
     labels = pool_labels(runtime, settings.operator)
     return {
         "apiVersion": "apps/v1",
@@ -64,7 +64,7 @@ def pool_deployment_name(runtime: str, operator: str = "") -> str:
 
 
 def selector(runtime: str, operator: str = "") -> dict[str, str]:
-    """The labels by which a pool knows its pods: what a pod loses when a function takes it over."""
+    """The labels that select a pool's pods. A pod loses them when it becomes a function's."""
     return {names.LABEL_POOL: runtime, **({names.LABEL_OPERATOR: operator} if operator else {})}
 
 
@@ -80,7 +80,7 @@ def pool_labels(runtime: str, operator: str = "") -> dict[str, str]:
 def _container(runtime: str, platform: Platform, settings: PoolSettings) -> Manifest:
     image = platform.runtimes[runtime]
     container: Manifest = {
-        # As in a function's own pod, so that resizing it and reading its log are the same.
+        # The same name as in a function's own pod, so that resizing it and reading its log work alike.
         "name": names.CONTAINER_FUNCTION,
         "image": image.image,
         "env": [
@@ -105,10 +105,10 @@ def _container(runtime: str, platform: Platform, settings: PoolSettings) -> Mani
 
 
 def resources(function: Function) -> Manifest:
-    """What a pod that was taken from a pool is resized to: the function's own memory and cpu.
+    """The function's own memory and cpu, to which a pod from a pool is resized.
 
-    Free pods are Burstable, and a resize may not make them Guaranteed: where memory and cpu both have limits that would be
-    the requests, the request of memory is 1 MiB less.
+    Pool pods are Burstable, and Kubernetes does not let a resize make them Guaranteed. So where memory and cpu both
+    have limits, the memory request is 1 MiB below its limit.
     """
     spec = function.spec
     limits = {"memory": spec.memory}

@@ -6,9 +6,9 @@ from typing import Final
 
 class ConditionType(StrEnum):
     READY = "Ready"
-    """The Function can be invoked: its Deployment is applied and nothing known stands in the way."""
+    """The Function can be invoked: its Deployment is applied, and no problem is known."""
     CODE_AVAILABLE = "CodeAvailable"
-    """Its code is there, and was seen to load (`Unknown` until a pod of this code has started)."""
+    """Its code exists and loads. `Unknown` until a pod of this revision has started."""
     PROGRESSING = "Progressing"
     """A change is on its way to the pods."""
 
@@ -27,10 +27,10 @@ class Reason(StrEnum):
     UNKNOWN_RUNTIME = "UnknownRuntime"
     CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     CONFIG_MISSING = "ConfigMissing"
-    """A Secret, ConfigMap or key that env, envFrom or a volume names is not there: the pod cannot start."""
+    """A Secret, ConfigMap or key that env, envFrom or a volume names does not exist, so the pod cannot start."""
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CODE_UNREADABLE = "CodeUnreadable"
-    """An archive that cannot be fetched, has another hash or is no zip."""
+    """An archive that cannot be fetched, has another hash, or is not a zip file."""
     DEPLOYMENT_CONFLICT = "DeploymentConflict"
     """A Deployment of that name exists and belongs to somebody else."""
     POD_REJECTED = "PodRejected"
@@ -39,9 +39,9 @@ class Reason(StrEnum):
     INIT_FAILED = "InitFailed"
     """The code does not load (import error, no such handler, exit at import). Invocations get Lambda's error for it."""
     NOT_LISTENING = "NotListening"
-    """An image's web server does not listen on the port it should."""
+    """An image's web server does not listen on the port that the Function names."""
     CRASHING = "Crashing"
-    """The container itself ends again and again."""
+    """The container keeps exiting."""
 
 
 BLOCKING: Final = frozenset(
@@ -58,5 +58,5 @@ BLOCKING: Final = frozenset(
         Reason.CRASHING,
     }
 )
-"""Reasons of `Ready: False` with which no pod can come: the gateway answers 502 with the condition's message at once,
-unless a pod of an earlier state still serves."""
+"""Reasons of `Ready: False` with which no pod can start. The gateway answers 502 with the condition's message at once,
+unless a pod of an earlier revision still serves."""

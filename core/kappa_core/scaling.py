@@ -1,9 +1,9 @@
-"""How many pods a function should have: one pure decision, a rule in a sentence each way.
+"""How many pods a function should have: one pure decision, with one rule for each direction.
 
 - Up: a pod is added when a waiting request would otherwise wait longer than a cold start takes.
-- Down: a pod goes when it has not been needed for `keep_warm`.
+- Down: a pod is removed when it has not been needed for `keep_warm`.
 
-The caller brings the time and keeps the `History`; the unit of time is seconds, of any monotonic clock.
+The caller passes the time and keeps the `History`. Times are seconds of any monotonic clock.
 """
 
 import math
@@ -14,9 +14,9 @@ from typing import Final
 from kappa_core.demand import FunctionDemand
 
 DEFAULT_COLD_START: Final = 0.5
-"""Seconds, until one was measured."""
+"""Seconds, assumed until a cold start was measured."""
 DEFAULT_DURATION: Final = 1.0
-"""Seconds an invocation is taken to last until one has ended: a slow guess starts pods sooner than a fast one."""
+"""Seconds that an invocation is assumed to take until one has ended. A high guess starts pods sooner than a low one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class ScalingSpec:
 
 @dataclass(slots=True)
 class History:
-    """What a function needed, lately: a monotonic queue, so its size is bounded by `max_replicas`, not by traffic."""
+    """The recent peaks of a function's need: a monotonic queue, so `max_replicas` bounds its size, not traffic."""
 
     peaks: deque[tuple[float, int]] = field(default_factory=deque)
-    """(when it was last needed, how many), counts strictly falling, times rising."""
+    """(when so many pods were last needed, how many): times rise, counts strictly fall."""
 
     def add(self, now: float, needed: int) -> None:
         while self.peaks and self.peaks[-1][1] <= needed:
@@ -43,23 +43,18 @@ class History:
         self.peaks.append((now, needed))
 
     def peak(self, now: float, window: float) -> int:
-        """The most that was needed in the last `window` seconds; what is older is forgotten."""
+        """The most pods that were needed in the last `window` seconds. Drops older entries."""
         while self.peaks and self.peaks[0][0] + window <= now:
             self.peaks.popleft()
         return self.peaks[0][1] if self.peaks else 0
 
-    def next_change(self, window: float) -> float | None:
-        """When the oldest peak leaves the window, so that the caller can come back then; None while nothing will."""
-        if not self.peaks or self.peaks[0][1] == 0:
-            return None
-        return self.peaks[0][0] + window
-
 
 def needed(demand: FunctionDemand, spec: ScalingSpec) -> int:
-    """Pods that this demand calls for at this moment, without bounds' lower end.
+    """Pods that this demand needs at this moment, at most `max_replicas`; `min_replicas` is not considered.
 
-    A waiting request counts as the share of a cold start that it will occupy a slot for: one hundred waiting requests
-    of 5 ms are served by the pods there are long before a new one would come up. So does an event in the queue.
+    A waiting request counts as the part of a cold start for which it will occupy a slot. Example: with a cold start of
+    500 ms, 100 waiting requests of 5 ms count as one, since running pods serve them before a new one is ready. Events
+    in the backlog count the same.
     """
     busy = float(demand.in_flight)
     waiting = demand.waiting + demand.backlog
@@ -74,9 +69,9 @@ def needed(demand: FunctionDemand, spec: ScalingSpec) -> int:
 
 
 def decide(now: float, demand: FunctionDemand | None, history: History, spec: ScalingSpec) -> int:
-    """The replicas a function should have now. `demand` is None where no gateway reports any.
+    """The replicas that a function should have now. `demand` is None if no gateway reports any.
 
-    Adds to `history`. Deciding twice at one moment over the same demand gives the same number.
+    Adds to `history`. A second decision at the same moment with the same demand gives the same number.
     """
     now_needed = needed(demand, spec) if demand else 0
     history.add(now, now_needed)

@@ -1,18 +1,19 @@
-"""The body of `wire.SPECIALIZE_PATH`: what makes a pool pod a Function's, and the first event, in one request.
+"""The body of `POST wire.SPECIALIZE_PATH`: it gives a pool pod its function, and holds the first invocation's payload.
 
-    u32 length | signed part | u16 length | signature | code | event            (lengths big-endian)
+    u32 length | signed part | u16 length | signature | code | payload            (lengths big-endian)
 
-The signed part is JSON; it holds the hashes of the code and of the event, so nothing of the body can be altered, and the
-uid of the pod, so it is good for that pod alone. The signature is Ed25519 over `CONTEXT` and the signed part. Who signs
-and who verifies is the caller's: this module knows no cryptography beyond SHA-256.
+The signed part is JSON. It holds the hashes of code and payload, so that nothing in the body can be altered, and the
+pod's uid, so that the request is valid for that pod only. The signature is Ed25519 over `CONTEXT` and the signed part.
+Callers bring the functions that sign and verify: this module knows no cryptography but SHA-256.
 
-    {"podUid": "…", "requestId": "…", "revision": "…", "issuedAt": 1760000000.123,
+    {"podUid": "…", "requestId": "…", "specHash": "…", "issuedAt": 1760000000.123,
      "config": {"KAPPA_FUNCTION_NAME": "hello", …}, "env": {"GREETING": "hi"},
-     "code": {"sha256": "…", "length": 0}, "event": {"sha256": "…", "length": 17}}
+     "code": {"sha256": "…", "length": 0}, "payload": {"sha256": "…", "length": 17}}
 
-`config` is `AgentConfig.to_env()`. Inline code is a part of it. Code in the body is a zip (an archive whose bytes the
-gateway has); one over `MAX_CODE_BYTES` stays out, and `config` has its URL and hash. What belongs to the pod (its
-address, its task root) the agent takes from its own `PoolConfig`. Standard library only: pool pods import it.
+`config` is `AgentConfig.to_env()`, and includes inline code. The code in the body is a zip, an archive that the gateway
+has fetched. An archive over `MAX_CODE_BYTES` is left out: `config` has its URL and hash, and the pod fetches it. What
+belongs to the pod (its address, its task root) comes from its own `PoolConfig`. Standard library only: pool pods import
+it.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ if TYPE_CHECKING:
     """(message, signature) → whether the gateway made it."""
 
 CONTEXT: Final = b"kappa.run/specialize/v1\0"
-"""In front of what is signed: the key's signatures of anything else are good for nothing here."""
+"""Precedes the signed part, so that the same key's signature of another kind of message is not valid here."""
 MAX_AGE: Final = 60.0
-"""Seconds for which a request is good, by the clocks of two nodes: it may seem to be as much from the future."""
+"""Seconds for which a request is valid. As two nodes' clocks differ, it may also seem to be that far in the future."""
 CLOCK_SKEW: Final = 5.0
-"""Seconds by which nodes' clocks may differ: a request older than its agent was meant for another one in the same pod."""
+"""Seconds by which nodes' clocks may differ. A request that is older than its agent was for an earlier container of the
+pod."""
 MAX_CODE_BYTES: Final = 4 * 1024 * 1024
-"""A larger archive is fetched by the pod."""
+"""The pod itself fetches a larger archive."""
 MAX_SIGNED_BYTES: Final = 2 * 1024 * 1024
-"""Inline code and variables are in it; a Kubernetes object is at most 1.5 MiB."""
+"""It holds inline code and variables, which come from a Kubernetes object of at most 1.5 MiB."""
 MAX_BODY_BYTES: Final = MAX_SIGNED_BYTES + MAX_CODE_BYTES + wire.MAX_REQUEST_BYTES + 1024
 
 _INTERPRETER = ("PYTHON", "LC_", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_")
@@ -50,22 +52,22 @@ _INTERPRETER_NAMES = frozenset(("LANG", "LANGUAGE", "LOCPATH", "SSLKEYLOGFILE"))
 
 
 def is_read_at_start(variable: str) -> bool:
-    """Whether an interpreter or its libraries read this environment variable when they start: one that runs already
-    does not heed it. Such a function is not for the pool; an agent that gets one all the same starts its process anew."""
+    """Whether an interpreter or its libraries read this environment variable only when they start. A Function that sets
+    one is not eligible for a pool. An agent that gets one nevertheless starts a new runtime process."""
     return variable.startswith(_INTERPRETER) or variable in _INTERPRETER_NAMES
 
 
 class Specialization:
-    """What a pool pod is to become."""
+    """What a pool pod becomes."""
 
-    __slots__ = ("config", "env", "issued_at", "pod_uid", "request_id", "revision")
+    __slots__ = ("config", "env", "issued_at", "pod_uid", "request_id", "spec_hash")
 
     def __init__(
         self,
         *,
         pod_uid: str,
         request_id: str,
-        revision: str,
+        spec_hash: str,
         issued_at: float,
         config: AgentConfig,
         env: Mapping[str, str],
@@ -73,13 +75,13 @@ class Specialization:
         self.pod_uid = pod_uid
         self.request_id = request_id
         """Of the first invocation; also in the request's headers."""
-        self.revision = revision
-        """As `names.ANNOTATION_REVISION` has it on the Function's own pods."""
+        self.spec_hash = spec_hash
+        """`pool.spec_hash` of the Function. It is not a revision, which the gateway cannot compute."""
         self.issued_at = issued_at
-        """Epoch seconds."""
+        """Seconds since the epoch."""
         self.config = config
         self.env = dict(env)
-        """The Function's own variables, values as its process is to see them."""
+        """The Function's own variables, with the values that its process sees."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Specialization) and all(
@@ -89,73 +91,76 @@ class Specialization:
     __hash__ = None  # type: ignore[assignment]  # `env` may change
 
     def __repr__(self) -> str:
-        """Without the values of variables, which may be secrets."""
+        """Leaves out the values of variables, which may be secret."""
         name = f"{self.config.function_namespace}/{self.config.function_name}"
-        return f"Specialization({name}, revision={self.revision!r}, pod_uid={self.pod_uid!r}, env={sorted(self.env)})"
+        return f"Specialization({name}, spec_hash={self.spec_hash!r}, pod_uid={self.pod_uid!r}, env={sorted(self.env)})"
 
 
 class Received:
-    """A request that was found good."""
+    """A request that was verified."""
 
-    __slots__ = ("code", "event", "specialization")
+    __slots__ = ("code", "payload", "specialization")
 
-    def __init__(self, specialization: Specialization, code: bytes, event: bytes) -> None:
+    def __init__(self, specialization: Specialization, code: bytes, payload: bytes) -> None:
         self.specialization = specialization
         self.code = code
-        """A zip; empty: inline, or to be fetched."""
-        self.event = event
+        """A zip; empty: the code is inline, or the pod fetches it."""
+        self.payload = payload
 
 
 class Malformed(Exception):
-    """The body is not one of these: 400. The message says what is wrong with it."""
+    """The body has not this form: 400. The message says what is wrong with it."""
 
 
 class Refused(Exception):
-    """The request is not for this pod now: 403, with `wire.REFUSED: reason`. The pod stays free."""
+    """The request is not valid for this pod now: 403, with `wire.REFUSED: reason`. The pod stays free."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-def encode(specialization: Specialization, *, code: bytes, event: bytes, sign: Sign) -> bytes:
-    """The request's body. Raises `ValueError` where it would be over the limits above: take the Deployment path."""
+def encode(specialization: Specialization, *, code: bytes, payload: bytes, sign: Sign) -> bytes:
+    """The request's body. Raises `ValueError` if it exceeds the limits above; the caller takes the Deployment path
+    then."""
     signed = json.dumps(
         {
             "podUid": specialization.pod_uid,
             "requestId": specialization.request_id,
-            "revision": specialization.revision,
+            "specHash": specialization.spec_hash,
             "issuedAt": specialization.issued_at,
             "config": specialization.config.to_env(),
             "env": specialization.env,
             "code": _digest(code),
-            "event": _digest(event),
+            "payload": _digest(payload),
         },
         separators=(",", ":"),
     ).encode()
     if len(signed) > MAX_SIGNED_BYTES or len(code) > MAX_CODE_BYTES:
         raise ValueError(f"{len(signed)} bytes of config and {len(code)} of code are more than a pool pod takes")
     signature = sign(CONTEXT + signed)
-    return b"".join((len(signed).to_bytes(4, "big"), signed, len(signature).to_bytes(2, "big"), signature, code, event))
+    return b"".join(
+        (len(signed).to_bytes(4, "big"), signed, len(signature).to_bytes(2, "big"), signature, code, payload)
+    )
 
 
 def read(body: bytes, *, pod_uid: str, now: float, agent_started: float, verify: Verify) -> Received:
-    """What a body says, once it is sure that a gateway wrote it for this pod, now.
+    """The content of a body, after verifying that a gateway wrote it for this pod, recently.
 
-    `now` and `agent_started` in epoch seconds. Raises `Malformed` and `Refused`.
+    `now` and `agent_started` are seconds since the epoch. Raises `Malformed` and `Refused`.
     """
     signed, signature, rest = _split(body)
     if not verify(CONTEXT + signed, signature):
-        raise Refused(wire.REFUSED_SIGNATURE, "the signature is not a gateway's of this installation")
+        raise Refused(wire.REFUSED_SIGNATURE, "the signature is not one of this installation's gateways")
     try:
         fields = json.loads(signed)
         issued_at = float(fields["issuedAt"])
-        code_length, event_length = int(fields["code"]["length"]), int(fields["event"]["length"])
-        hashes = str(fields["code"]["sha256"]), str(fields["event"]["sha256"])
+        code_length, payload_length = int(fields["code"]["length"]), int(fields["payload"]["length"])
+        hashes = str(fields["code"]["sha256"]), str(fields["payload"]["sha256"])
         specialization = Specialization(
             pod_uid=str(fields["podUid"]),
             request_id=str(fields["requestId"]),
-            revision=str(fields["revision"]),
+            spec_hash=str(fields["specHash"]),
             issued_at=issued_at,
             config=AgentConfig.from_env(fields["config"]),
             env=_variables(fields["env"]),
@@ -167,23 +172,24 @@ def read(body: bytes, *, pod_uid: str, now: float, agent_started: float, verify:
     if not abs(now - issued_at) <= MAX_AGE or issued_at < agent_started - CLOCK_SKEW:
         raise Refused(
             wire.REFUSED_STALE,
-            f"issued {now - issued_at:.1f} s ago by this node's clock, {now - agent_started:.1f} s after the agent's start:"
-            f" at most {MAX_AGE:.0f} s, and for this start alone",
+            f"issued {now - issued_at:.1f} s ago by this node's clock, while the agent started"
+            f" {now - agent_started:.1f} s ago: a request is valid for {MAX_AGE:.0f} s, and not for an agent that"
+            " started after it was issued",
         )
-    if code_length < 0 or event_length < 0 or code_length + event_length != len(rest):
-        raise Refused(wire.REFUSED_ALTERED, "the code and the event are not as long as was signed")
-    code, event = bytes(rest[:code_length]), bytes(rest[code_length:])
-    if (_sha256(code), _sha256(event)) != hashes:
-        raise Refused(wire.REFUSED_ALTERED, "the code or the event is not what was signed")
-    return Received(specialization, code, event)
+    if code_length < 0 or payload_length < 0 or code_length + payload_length != len(rest):
+        raise Refused(wire.REFUSED_ALTERED, "the lengths of the code and of the payload are not those that were signed")
+    code, payload = bytes(rest[:code_length]), bytes(rest[code_length:])
+    if (_sha256(code), _sha256(payload)) != hashes:
+        raise Refused(wire.REFUSED_ALTERED, "the code or the payload is not what was signed")
+    return Received(specialization, code, payload)
 
 
 def _variables(env: Mapping[str, object]) -> dict[str, str]:
-    """Raises `ValueError` for what no environment can hold."""
+    """Raises `ValueError` for what an environment cannot hold."""
     for name, value in env.items():
         if not isinstance(value, str) or not name or "=" in name or "\0" in name or "\0" in value:
-            raise ValueError(f"env: {name!r} or its value can be no variable's")
-    return dict(env)  # type: ignore[arg-type]  # each value was looked at
+            raise ValueError(f"env: {name!r} or its value cannot be in an environment")
+    return dict(env)  # type: ignore[arg-type]  # each value is a string by now
 
 
 def _split(body: bytes) -> tuple[bytes, bytes, memoryview]:
@@ -194,7 +200,7 @@ def _split(body: bytes) -> tuple[bytes, bytes, memoryview]:
     signature_length = int.from_bytes(view[at : at + 2], "big")
     end = at + 2 + signature_length
     if length > MAX_SIGNED_BYTES or end > len(body):
-        raise Malformed("it is cut short, or no specialize request at all")
+        raise Malformed("the body is cut short, or is not a specialize request")
     return bytes(view[4:at]), bytes(view[at + 2 : end]), view[end:]
 
 
@@ -203,5 +209,5 @@ def _digest(content: bytes) -> dict[str, object]:
 
 
 def _sha256(content: bytes) -> str:
-    """Empty for nothing: inline code and code to be fetched have none here."""
+    """Empty for no content: inline code and code that the pod fetches are not in the body."""
     return hashlib.sha256(content).hexdigest() if content else ""

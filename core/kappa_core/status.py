@@ -1,7 +1,8 @@
-"""A Function's status: a pure derivation from what is observed, and from what was known before.
+"""A Function's status: a pure derivation from what is observed and from the previous status.
 
-`Ready` is the answer to "can it be invoked?", `CodeAvailable` to "does its code load?", `Progressing` to "is a change on
-its way to the pods?". A failure that was seen stays until something newer is seen: pods go, their lesson stays.
+`Ready` answers "can it be invoked?", `CodeAvailable` "does its code load?", `Progressing` "is a change on its way to
+the pods?". A failure that a pod showed stays in the status after the pod is gone, until a newer observation replaces
+it.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ from kappa_core.observed import DeploymentFacts, PodFacts, Problem
 from kappa_core.reasons import BLOCKING, ConditionType, Reason
 
 MESSAGE_LIMIT: Final = 2000
-"""Characters; metav1.Condition takes 32,768, a person reads fewer."""
+"""Characters. A metav1.Condition may have 32,768, but people do not read so many."""
 
 _CODE_REASONS: Final = frozenset(
     {
@@ -35,28 +36,28 @@ _SEEN_IN_PODS: Final = frozenset(
         Reason.CRASHING,
     }
 )
-COLD_START: Final = ColdStart(path="Deployment", reason="A cold start scales the Function's own Deployment up.")
+COLD_START: Final = ColdStart(path="Deployment", reason="A cold start scales up the Function's own Deployment.")
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that is known of a Function's life in the cluster at one moment."""
+    """Everything that is known about a Function in the cluster at one moment."""
 
     generation: int
     revision: str = ""
-    """The pod template that the Function calls for now; empty if none can be made."""
+    """The revision that the Function asks for now; empty if no pod template can be made."""
     problem: Problem | None = None
-    """What stands in the way before any pod: a bad spec, a missing ConfigMap, a Deployment that is somebody else's."""
+    """Why no pod can be made at all: a bad spec, a missing ConfigMap, a Deployment that belongs to somebody else."""
     deployment: DeploymentFacts | None = None
     pods: Collection[PodFacts] = ()
     init_failures: Mapping[str, Problem] = field(default_factory=dict)
-    """Pod uid → what its agent says went wrong when the code was loaded."""
+    """Pod uid → its agent's message about code that did not load."""
     url: str | None = None
     cold_start: ColdStart = COLD_START
 
 
 def derive(observation: Observation, previous: FunctionStatus, now: str) -> FunctionStatus:
-    """The status to write. `now` is RFC 3339; a condition's lastTransitionTime moves only when its status does."""
+    """The status to write. `now` is RFC 3339. A condition's lastTransitionTime changes only with its status."""
     live = [pod for pod in observation.pods if not pod.terminating]
     current = _current(observation)
     ready = any(pod.ready for pod in current)
@@ -82,7 +83,8 @@ def derive(observation: Observation, previous: FunctionStatus, now: str) -> Func
 
 
 def find_problem(observation: Observation, previous: FunctionStatus) -> Problem | None:
-    """What stands in the way: found before any pod, else at the pods of this revision, else seen earlier and not refuted."""
+    """Why the Function cannot run. In this order: a problem before any pod, one of this revision's pods, a remembered
+    one."""
     if observation.problem:
         return observation.problem
     if any(pod.ready for pod in _current(observation)):
@@ -91,7 +93,7 @@ def find_problem(observation: Observation, previous: FunctionStatus) -> Problem 
 
 
 def seen_problem(observation: Observation) -> Problem | None:
-    """What the pods of this revision, or the refusal to make any, say now; None while one of them is ready."""
+    """What this revision's pods, or the cluster that refuses them, show now; None while one of the pods is ready."""
     current = _current(observation)
     if any(pod.ready for pod in current):
         return None
@@ -103,7 +105,8 @@ def seen_problem(observation: Observation) -> Problem | None:
     if deployment and deployment.rejection and deployment.total < deployment.replicas:
         return Problem(
             Reason.POD_REJECTED,
-            f"the cluster refuses the pods: {deployment.rejection}. Change the Function, or the quota or policy that refuses it.",
+            f"the cluster refuses the pods: {deployment.rejection}."
+            " Change the Function, or the quota or policy that refuses it.",
         )
     return None
 
@@ -123,7 +126,7 @@ def _remembered(observation: Observation, previous: FunctionStatus) -> Problem |
 
 
 def material(old: FunctionStatus, new: FunctionStatus) -> bool:
-    """Whether the difference is one to write at once; counts of pods, and which of the good reasons, can wait a moment."""
+    """Whether the change must be written at once. Pod counts, and which reason a `True` has, can wait a moment."""
     return _essence(old) != _essence(new)
 
 
@@ -149,7 +152,7 @@ class _Draft:
     message: str
 
 
-_STILL_SERVED: Final = " Pods of an earlier state still serve."
+_STILL_SERVED: Final = " Pods of an earlier revision still serve."
 
 
 def _ready(observation: Observation, problem: Problem | None, live: list[PodFacts]) -> _Draft:
@@ -168,7 +171,9 @@ def _code_available(problem: Problem | None, known: bool) -> _Draft:
     if problem and problem.reason in _CODE_REASONS:
         return _Draft(ConditionType.CODE_AVAILABLE, "False", problem.reason, problem.message[:MESSAGE_LIMIT])
     if known:
-        return _Draft(ConditionType.CODE_AVAILABLE, "True", Reason.CODE_LOADED, "The code was seen to load.")
+        return _Draft(
+            ConditionType.CODE_AVAILABLE, "True", Reason.CODE_LOADED, "The code loads: a pod of it has started."
+        )
     return _Draft(
         ConditionType.CODE_AVAILABLE, "Unknown", Reason.NOT_STARTED_YET, "No pod of this code has started yet."
     )
@@ -185,7 +190,7 @@ def _progressing(observation: Observation) -> _Draft:
 
 
 def _init_failure(observation: Observation, pod: PodFacts) -> bool:
-    """Whether the pod came up as far as loading the code, and the code failed: the template itself works."""
+    """Whether the pod started and only its code failed to load. The pod template itself works then."""
     failure = observation.init_failures.get(pod.uid)
     return failure is not None and failure.reason == Reason.INIT_FAILED
 

@@ -1,4 +1,5 @@
-"""A web server in an image is a function: this one streams a countdown, repeats what is posted, and echoes WebSockets."""
+"""A web server in an image is a function: this one streams a countdown, repeats what is posted, and echoes
+WebSockets."""
 
 import asyncio
 import os

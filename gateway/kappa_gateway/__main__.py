@@ -20,8 +20,9 @@ def main() -> int:
         for line in _problems(error):
             print(f"the gateway's settings cannot be used: {line}", file=sys.stderr)  # noqa: T201 - logs are not set up yet
         return 2
-    logs.configure(settings.log_level, settings.log_style)
-    from kappa_gateway.kubernetes import KubernetesBackend, NoCluster
+    logs.configure(settings.log_level, settings.log_format)
+    from kappa_gateway.cluster import KubernetesBackend
+    from kappa_kube.errors import NoCluster
 
     try:
         backend = KubernetesBackend(

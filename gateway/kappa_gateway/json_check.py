@@ -52,7 +52,8 @@ def _skip(payload: bytes) -> None:
     try:
         msgspec.json.decode(payload, type=msgspec.Raw)
     except msgspec.DecodeError:
-        # msgspec refuses `\uD800` without its other half, which RFC 8259 allows. Other digits do not change the verdict.
+        # msgspec refuses `\uD800` without its other half, which RFC 8259 allows. Other digits do not change the
+        # verdict.
         without, found = _SURROGATE.subn(rb"\\u00", payload)
         if not found:
             raise

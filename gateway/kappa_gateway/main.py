@@ -126,7 +126,7 @@ def compose(settings: Settings, queue: Queue | None = None, deliverer: Deliverer
         warm_pods or NoWarmPods(),
         call_at=loop.call_at,
         on_waiting=demand.waits,
-        max_waiting=settings.queue_limit,
+        max_waiting_requests=settings.max_waiting_requests,
         max_wait=settings.max_wait,
     )
     claims = Claims(book, free_pods, functions, dispatcher, demand, loop)

@@ -5,9 +5,8 @@ import logging
 import sys
 from collections.abc import Callable
 
-from kubernetes.aio.config.config_exception import ConfigException
-
 from kappa_core import logs
+from kappa_kube.errors import NoCluster
 from kappa_operator.app import Operator
 from kappa_operator.settings import load
 
@@ -19,7 +18,7 @@ def main() -> int:
         print(f"the operator's settings cannot be read:\n{error}", file=sys.stderr)  # noqa: T201
         return 2
     logs.configure(settings.log_level, settings.log_format)
-    # Both log every event of every object at info or below; what matters of it the operator says itself.
+    # Both log every event of every object at info or below; the operator logs what matters of that itself.
     logging.getLogger("kopf").setLevel(logging.WARNING)
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
 
@@ -29,10 +28,8 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(run())
-    except ConfigException as error:
-        logging.getLogger(__name__).error(
-            "no way to the cluster: set KUBECONFIG, or run in a pod", extra={"error": str(error)}
-        )
+    except NoCluster as error:
+        logging.getLogger(__name__).error("no way to the cluster", extra={"error": str(error)})
         return 1
 
 

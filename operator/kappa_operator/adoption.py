@@ -1,12 +1,12 @@
-"""Pool pods that gateways have made functions': taken out of their pool, and given to the Functions' ReplicaSets.
+"""Claimed pool pods: taken out of their pool, then adopted by the Functions' ReplicaSets.
 
-Each step follows from what is observed, so an operator that is killed between any two goes on where it was. The steps
+Each step follows from what is observed, so an operator that is killed between any two continues where it was. The steps
 are those of `kappa_core.adoption`.
 """
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -19,24 +19,24 @@ from kappa_core.manifests import Platform
 from kappa_core.observed import DeploymentFacts, PodFacts, ReplicaSetFacts, replica_set_facts
 from kappa_core.pool import PoolSettings
 from kappa_core.pool_manifest import resources
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache, FunctionRecord, pod_record
-from kappa_operator.client import ApiError, Json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 WAIT: Final = 0.25
-"""Seconds until a pod that is adrift is looked at again, if no watch tells of news before."""
+"""Seconds until a Function with an unadopted pod is reconciled again, if no event comes before."""
 RESIZE_RETRY: Final = 60.0
 
 
 class Writer(Protocol):
-    """The part of `client.Api` that adoption needs."""
+    """The part of `kappa_kube.client.Client` that adoption needs."""
 
-    async def get(self, path: str, **query: str | int) -> Json: ...
-    async def merge_patch(self, path: str, body: Json, *, field_manager: str = names.FIELD_MANAGER) -> Json: ...
+    async def get(self, path: str, **query: str) -> Json: ...
+    async def merge_patch(self, path: str, body: Json) -> Json: ...
     async def strategic_patch(self, path: str, body: Json) -> Json: ...
-    async def delete(self, path: str, uid: str) -> None: ...
 
 
 class Scaling(Protocol):
@@ -45,21 +45,42 @@ class Scaling(Protocol):
 
 class Confirmed(Protocol):
     def confirmed(self, function_key: str) -> list[tuple[PodFacts, Claim]]: ...
-    def done(self, pod_uid: str) -> None: ...
+    def settled(self, pod_uid: str) -> None: ...
+
+
+Retire = Callable[[PodFacts, str], Awaitable[None]]
+"""Deletes a pod, for a reason. Raises `RequestFailed`."""
+
+
+class Deleter(Protocol):
+    async def delete(self, path: str, uid: str) -> None: ...
+
+
+class Retirement:
+    """Deletes pool pods that no Function can use, with their grace period, so that an invocation in one can finish."""
+
+    def __init__(self, api: Deleter, observe: Callable[[str], None] = lambda outcome: None) -> None:
+        self._api = api
+        self._observe = observe
+
+    async def __call__(self, pod: PodFacts, why: str) -> None:
+        await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
+        self._observe("retired")
+        logger.info("a pool pod is retired", extra={"pod": f"{pod.namespace}/{pod.name}", "reason": why})
 
 
 @dataclass(slots=True)
 class _Memory:
-    """Losing it (a restart) costs a pod more than is needed, for a while."""
+    """Losing it (a restart) costs one pod too many, for a while."""
 
     settled: frozenset[str]
-    """Uids of the pods that were ready when the first of those came that are adrift."""
+    """Uids of the pods that were ready when the first unadopted pod came."""
     since: dict[str, float] = field(default_factory=dict)
-    """Uid of a pod that is adrift → when it was first seen so."""
+    """Uid of an unadopted pod → when it was first seen."""
 
 
 class Adoption:
-    """`adopt` is a step of a Function's reconciling, `abandon` of one that is gone."""
+    """`adopt` is a step of reconciling a Function, `abandon` of one that is gone."""
 
     def __init__(
         self,
@@ -69,6 +90,7 @@ class Adoption:
         settings: PoolSettings,
         scaler: Scaling,
         claims: Confirmed,
+        retire: Retire,
         observe: Callable[[str], None] = lambda outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,12 +100,13 @@ class Adoption:
         self._settings = settings
         self._scaler = scaler
         self._claims = claims
+        self._retire_pod = retire
         self._observe = observe
         self._clock = clock
         self._memory: dict[str, _Memory] = {}
-        """Function key → what is remembered while it has pods that are adrift."""
+        """Function key → what is remembered while it has unadopted pods."""
         self._resize_after: dict[str, dict[str, float]] = {}
-        """Function key → pod uid → when a resize that was refused is tried again."""
+        """Function key → pod uid → when a refused resize is tried again."""
 
     async def adopt(
         self,
@@ -92,51 +115,48 @@ class Adoption:
         deployment: DeploymentFacts | None,
         revision: str,
     ) -> float | None:
-        """Bring the Function's pool pods on their way; seconds after which to look again. Raises what the API raises.
+        """Take the Function's claimed pods a step further; seconds after which to reconcile again. Raises `KubeError`.
 
-        `revision`: of the pod template that the Function calls for now; empty where there is none.
+        `revision` is the Function's present one; empty where it has no pod template.
         """
         for pod, claim in self._claims.confirmed(key):
             await self._take_over(pod, claim, record.function, revision)
         pods = self._cache.pods_for(key)
         if record.function is not None:
             await self._resize(key, pods, record.function, revision)
-        adrift = [pod for pod in pods if self._is_adrift(pod)]
-        if not adrift:
+        unadopted = [pod for pod in pods if self._is_unadopted(pod)]
+        if not unadopted:
             self._memory.pop(key, None)
             return None
         memory = self._memory.get(key)
         if memory is None:
             memory = self._memory[key] = _Memory(settled=frozenset(pod.uid for pod in pods if pod.ready))
         now = self._clock()
-        memory.since = {pod.uid: memory.since.get(pod.uid, now) for pod in adrift}
-        of_now = [pod for pod in pods if pod.revision == revision]
-        self._scaler.taken_over(key, adoption.present(of_now, memory.settled))
+        memory.since = {pod.uid: memory.since.get(pod.uid, now) for pod in unadopted}
+        current = [pod for pod in pods if pod.revision == revision]
+        self._scaler.taken_over(key, adoption.present(current, memory.settled))
         replica_set = await self._replica_set(record, deployment)
         max_replicas = record.function.spec.scaling.max_replicas if record.function is not None else 0
         ages = {uid: now - first for uid, first in memory.since.items()}
         plan = adoption.plan(pods, replica_set, revision, max_replicas, ages, memory.settled)
         await self._carry_out(plan, replica_set.template_hash if replica_set is not None else "")
-        return WAIT if any(self._is_adrift(pod) for pod in self._cache.pods_for(key)) else None
+        return WAIT if any(self._is_unadopted(pod) for pod in self._cache.pods_for(key)) else None
 
     async def abandon(self, key: str) -> None:
-        """The Function is gone: so go the pods that no ReplicaSet of it controls. Raises what the API raises."""
+        """The Function is gone: retire its pods that no ReplicaSet controls. Raises `KubeError`."""
         self._memory.pop(key, None)
         self._resize_after.pop(key, None)
         for pod, _ in self._claims.confirmed(key):
-            await self.retire(pod, "its Function is gone")
+            await self._retire(pod, "its Function is gone")
         for pod in self._cache.pods_for(key):
-            if self._is_adrift(pod):
-                await self.retire(pod, "its Function is gone")
+            if self._is_unadopted(pod):
+                await self._retire(pod, "its Function is gone")
 
-    async def retire(self, pod: PodFacts, why: str) -> None:
-        """Delete it, with its grace period: what runs in it ends well. Raises what the API raises."""
-        await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
-        self._claims.done(pod.uid)
-        self._observe("retired")
-        log.info("a pool pod is retired", extra={"pod": f"{pod.namespace}/{pod.name}", "reason": why})
+    async def _retire(self, pod: PodFacts, why: str) -> None:
+        await self._retire_pod(pod, why)
+        self._claims.settled(pod.uid)
 
-    def _is_adrift(self, pod: PodFacts) -> bool:
+    def _is_unadopted(self, pod: PodFacts) -> bool:
         return adoption.is_adrift(pod) and pod.operator == self._settings.operator
 
     async def _take_over(self, pod: PodFacts, claim: Claim, function: Function | None, revision: str) -> None:
@@ -145,15 +165,15 @@ class Adoption:
         if why is None and not revision:
             why = "its Function has no Deployment"
         if why is not None or function is None:
-            await self.retire(pod, why or "its Function is gone")
+            await self._retire(pod, why or "its Function is gone")
             return
         if await self._patch(pod, adoption.takeover(pod, function, revision)):
             self._observe("taken_over")
-            log.info("a pool pod is taken over", extra={"function": function.key, "pod": pod.name})
-        self._claims.done(pod.uid)
+            logger.info("a pool pod is taken over", extra={"function": function.key, "pod": pod.name})
+        self._claims.settled(pod.uid)
 
     async def _replica_set(self, record: FunctionRecord, deployment: DeploymentFacts | None) -> ReplicaSetFacts | None:
-        """The Function's newest; None until it has the replicas that were asked of the Deployment."""
+        """The Function's newest; None until the Deployment has passed its replicas on."""
         if deployment is None or not deployment.replicas or deployment.observed_generation < deployment.generation:
             return None
         query = {"labelSelector": f"{names.LABEL_FUNCTION}={record.name}"}
@@ -162,12 +182,12 @@ class Adoption:
 
     async def _carry_out(self, plan: Plan, template_hash: str) -> None:
         for pod, why in plan.retire:
-            await self.retire(pod, why)
+            await self._retire(pod, why)
         for pod in plan.adopt:
             body = {"metadata": {"uid": pod.uid, "labels": {names.POD_TEMPLATE_HASH: template_hash}}}
             if await self._patch(pod, body):
                 self._observe("adopted")
-                log.info("a pool pod is adopted", extra={"pod": f"{pod.namespace}/{pod.name}"})
+                logger.info("a pool pod is adopted", extra={"pod": f"{pod.namespace}/{pod.name}"})
 
     async def _resize(self, key: str, pods: Collection[PodFacts], function: Function, revision: str) -> None:
         """To the function's own memory and cpu. Best effort: a node that is too full leaves the pod as it is."""
@@ -185,7 +205,7 @@ class Adoption:
             except ApiError as error:
                 self._resize_after.setdefault(key, {})[pod.uid] = self._clock() + RESIZE_RETRY
                 if error.status != 404:
-                    log.warning(
+                    logger.warning(
                         "a pod that was taken from a pool cannot be resized, and keeps the pool's memory limit",
                         extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)},
                     )
@@ -193,7 +213,7 @@ class Adoption:
             self._cache.put_pod(f"{pod.namespace}/{pod.name}", pod_record(answer))
 
     async def _patch(self, pod: PodFacts, body: Json) -> bool:
-        """False if the pod is gone. Raises what the API raises."""
+        """False if the pod is gone. Raises `KubeError`."""
         try:
             answer = await self._api.merge_patch(paths.item(paths.PODS, pod.namespace, pod.name), body)
         except ApiError as error:

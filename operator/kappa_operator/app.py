@@ -1,7 +1,7 @@
-"""Everything put together, and the order in which it starts and stops.
+"""The composition of the operator's parts, and the order in which they start and stop.
 
 Start: health server, Lease (a standby waits here), first full list, then watches, workers and demand streams.
-Stop: demand streams and workers first, then kopf, then the Lease, so that the next leader starts where this one ended.
+Stop: demand streams and workers first, then the Lease, then kopf, so that the next leader starts where this one ended.
 """
 
 import asyncio
@@ -12,20 +12,21 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final
 
-import aiohttp
 import kopf
 from aiohttp import web
 
-from kappa_operator import watch
-from kappa_operator.adoption import Adoption
+from kappa_core import names
+from kappa_kube.client import Client
+from kappa_kube.connection import Connection
+from kappa_kube.errors import ApiError, KubeError, LeaseLost, RequestFailed
+from kappa_kube.lease import Lease, LeaseTimes
+from kappa_kube.workqueue import WorkQueue
+from kappa_operator import gateways, scale_api, watch
+from kappa_operator.adoption import Adoption, Retirement
 from kappa_operator.cache import Cache
 from kappa_operator.claims import Claims
-from kappa_operator.client import Api, ApiError, NotLeader, load_configuration
 from kappa_operator.demand_stream import DemandStreams, Listeners
 from kappa_operator.events import EventRecorder
-from kappa_operator.gateways import GatewayWatch
-from kappa_operator.kube import KubeScaleApi
-from kappa_operator.lease import Lease, LeaseLost, LeaseTimes
 from kappa_operator.metrics import Metrics
 from kappa_operator.pools import Pools
 from kappa_operator.probes import InitProbes
@@ -35,9 +36,8 @@ from kappa_operator.scaler import Scaler
 from kappa_operator.server import Health, application
 from kappa_operator.settings import Settings
 from kappa_operator.verify import Verifier
-from kappa_operator.workqueue import WorkQueue
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 POOL_WORKERS: Final = 2
 RELIST_RETRY: Final = 2.0
@@ -51,76 +51,45 @@ class Operator:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = asyncio.Event()
-        self._health = Health()
         self._metrics = Metrics()
+        self._queue = WorkQueue(settings.workers, self._reconcile_failed)
+        self._health = Health(lambda: len(self._queue))
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT; the exit code: 0 after a stop that was asked for, else 1."""
+        """Until SIGTERM or SIGINT; the exit code: 0 after a requested stop, else 1. Raises `NoCluster`."""
         settings = self._settings
         times = LeaseTimes(settings.lease_duration, settings.renew_deadline, settings.retry_period)
         self._catch_signals()
         if not settings.runtimes:
-            log.warning("no runtimes are set (KAPPA_OPERATOR_RUNTIMES): only Functions with an image can run")
-        async with Api(await load_configuration()) as api, self._serve():
-            lease = Lease(api, settings.namespace, settings.lease_name, settings.identity, times)
+            logger.warning("no runtimes are set (KAPPA_OPERATOR_RUNTIMES): only Functions with an image can run")
+        async with Connection("kappa-operator") as connection, self._serve():
+            client = Client(connection, names.FIELD_MANAGER)
+            lease = Lease(client, settings.namespace, settings.lease_name, settings.identity, times)
             if not await self._unless_stopped(lease.acquire()):
                 return 0
-            return await self._lead(api, lease)
+            return await self._lead(connection, lease)
 
-    async def _lead(self, api: Api, lease: Lease) -> int:
-        """Lead until told to stop, or until the Lease or any part is lost."""
-        settings, metrics, health = self._settings, self._metrics, self._health
+    async def _lead(self, connection: Connection, lease: Lease) -> int:
+        """Lead until a stop is requested, or until the Lease or any part is lost."""
+        settings, metrics, health, queue = self._settings, self._metrics, self._health, self._queue
+        platform, pool_settings = settings.platform(), settings.pools()
+        api = Client(connection, names.FIELD_MANAGER, lease.held)
+        scaler_api = scale_api.KubeScaleApi(Client(connection, scale_api.FIELD_MANAGER, lease.held))
         cache = Cache()
-
-        async def work(key: str) -> float | None:
-            started = time.perf_counter()
-            try:
-                return await reconciler.reconcile(key)
-            finally:
-                metrics.reconcile_seconds.observe(time.perf_counter() - started)
-                health.progress()
-
-        def failed(key: str, error: Exception) -> None:
-            metrics.reconcile_errors.inc()
-            expected = isinstance(error, ApiError | NotLeader | aiohttp.ClientError | TimeoutError | OSError)
-            log.warning(
-                "cannot reconcile, will try again",
-                extra={"function": key, "error": str(error) or type(error).__name__},
-                exc_info=None if expected else error,
-            )
-
-        def pool_failed(key: str, error: Exception) -> None:
-            log.warning(
-                "cannot bring a warm pool to its size, will try again",
-                extra={"pool": key, "error": str(error) or type(error).__name__},
-            )
-
-        queue = WorkQueue(work, settings.workers, failed)
-        pool_queue = WorkQueue(lambda key: pools.reconcile(key), POOL_WORKERS, pool_failed)
-        pools = Pools(api, cache, settings.platform(), settings.pools(), pool_queue.add)
-        scaler = Scaler(KubeScaleApi(api), cache.pods_for, observe=metrics.scale)
+        pool_queue = WorkQueue(POOL_WORKERS, _pool_failed)
+        pools = Pools(api, cache, platform, pool_settings, pool_queue.add)
+        scaler = Scaler(scaler_api, cache.pods_for, observe=metrics.scale)
         probes = InitProbes(queue.add)
         verifier = Verifier(scaler, settings.verify_concurrency, settings.verify_timeout)
         events = EventRecorder(api, settings.identity)
-        claims = Claims(
-            cache, settings.name, queue.add, pools.claimed, retire=lambda pod, why: adoption.retire(pod, why)
-        )
-        adoption = Adoption(api, cache, settings.platform(), settings.pools(), scaler, claims, observe=metrics.pool_pod)
+        retire = Retirement(api, metrics.pool_pod)
+        claims = Claims(cache, settings.name, queue.add, pools.claimed, retire)
+        adoption = Adoption(api, cache, platform, pool_settings, scaler, claims, retire, observe=metrics.pool_pod)
         reconciler = Reconciler(
-            api,
-            cache,
-            settings.platform(),
-            settings.gateway_url,
-            scaler,
-            verifier,
-            probes,
-            events,
-            adoption,
-            settings.pools(),
+            api, cache, platform, settings.gateway_url, scaler, verifier, probes, events, adoption, pool_settings
         )
         streams = DemandStreams(Listeners(scaler, claims), settings.demand_timeout)
         relister = Relister(api, cache, settings.namespaces, settings.function_selector, settings.name)
-        health.waiting = lambda: len(queue)
         metrics.gauge("queue_depth", "Functions that wait to be reconciled.", lambda: float(len(queue)))
         metrics.gauge("functions", "Functions served.", lambda: float(len(cache.functions)))
         metrics.gauge("pool_pods", "Free pods in warm pools.", lambda: float(len(cache.free_pods())))
@@ -136,8 +105,8 @@ class Operator:
                 return self._verdict([keeping])
             health.synced = True
             running: dict[str, Coroutine[Any, Any, None]] = {
-                "work queue": queue.run(),
-                "pool queue": pool_queue.run(),
+                "work queue": queue.run(lambda key: self._timed(reconciler, key)),
+                "pool queue": pool_queue.run(pools.reconcile),
                 "claims": claims.run(),
                 "scaler": scaler.run(),
                 "init probes": probes.run(),
@@ -148,14 +117,15 @@ class Operator:
             if settings.gateways:
                 streams.set_gateways({url: url for url in settings.gateways})
             else:
-                running["gateway watch"] = GatewayWatch(api, settings.namespace, streams.set_gateways).run()
+                running["gateway watch"] = gateways.follow(api, settings.namespace, streams.set_gateways)
             ours += [asyncio.create_task(part, name=name) for name, part in running.items()]
 
             def look_at(key: str) -> None:
                 pools.look(key)
                 queue.add(key)
 
-            registry = watch.registry(watch.Watcher(cache, look_at, pool_queue.add, settings.name), api)
+            watcher = watch.Watcher(cache, look_at, pool_queue.add, settings.name)
+            registry = watch.registry(watcher, connection.configuration)
             kopf_task = await self._start_kopf(registry, relister.served, kopf_stop)
             await self._first_of(keeping, kopf_task, *ours)
             code = self._verdict([keeping, kopf_task, *ours])
@@ -165,7 +135,7 @@ class Operator:
             return code
         finally:
             health.leading = False
-            # When kopf stops it waits for, and cancels, every task that was made after it: so ours go first.
+            # When kopf stops it waits for, and cancels, every task that was made after it: so ours end first.
             for part in (keeping, *ours):
                 part.cancel()
             await asyncio.gather(keeping, *ours, return_exceptions=True)
@@ -173,6 +143,22 @@ class Operator:
             kopf_stop.set()
             if kopf_task is not None:
                 await asyncio.wait([kopf_task], timeout=KOPF_STOP_SECONDS)
+
+    async def _timed(self, reconciler: Reconciler, key: str) -> float | None:
+        started = time.perf_counter()
+        try:
+            return await reconciler.reconcile(key)
+        finally:
+            self._metrics.reconcile_seconds.observe(time.perf_counter() - started)
+            self._health.progress()
+
+    def _reconcile_failed(self, key: str, error: Exception) -> None:
+        self._metrics.reconcile_errors.inc()
+        logger.warning(
+            "cannot reconcile, will try again",
+            extra={"function": key, "error": str(error) or type(error).__name__},
+            exc_info=None if isinstance(error, KubeError) else error,
+        )
 
     async def _start_kopf(
         self, registry: kopf.OperatorRegistry, namespaces: list[str], stop: asyncio.Event
@@ -192,7 +178,7 @@ class Operator:
         return asyncio.create_task(kopf.run_tasks(tasks, ignored=others), name="kopf")
 
     async def _first_of(self, *tasks: asyncio.Task[Any]) -> None:
-        """Until one of them ends, or the stop is asked for."""
+        """Until one of them ends, or a stop is requested."""
         stopped = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -200,15 +186,17 @@ class Operator:
             stopped.cancel()
 
     def _verdict(self, parts: list[asyncio.Task[Any]]) -> int:
-        """0 if the stop was asked for, else 1, with a line that says why."""
+        """0 if a stop was requested, else 1, with a log line that says why."""
         for part in parts:
             if not part.done() or part.cancelled():
                 continue
             error = part.exception()
             if isinstance(error, LeaseLost):
-                log.error("leading no more, stopping", extra={"reason": str(error)})
+                logger.error("leading no more, stopping", extra={"reason": str(error)})
             elif not self._stop.is_set():
-                log.error("a part of the operator has ended, stopping", extra={"part": part.get_name()}, exc_info=error)
+                logger.error(
+                    "a part of the operator has ended, stopping", extra={"part": part.get_name()}, exc_info=error
+                )
             else:
                 continue
             return 1
@@ -219,11 +207,11 @@ class Operator:
             try:
                 await self._relist(relister, queue, pools)
                 return
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            except RequestFailed as error:
                 hint = ""
                 if isinstance(error, ApiError) and error.status == 404:
                     hint = "the Function CRD is not installed: kubectl apply -f crds/"
-                log.warning("cannot list, will try again", extra={"error": str(error), "hint": hint})
+                logger.warning("cannot list, will try again", extra={"error": str(error), "hint": hint})
                 await asyncio.sleep(RELIST_RETRY)
 
     async def _relist(self, relister: Relister, queue: WorkQueue, pools: Pools) -> None:
@@ -234,7 +222,7 @@ class Operator:
             queue.add(key)
         seconds = time.perf_counter() - started
         self._metrics.relist_seconds.observe(seconds)
-        log.info("listed", extra={"functions": len(keys), "seconds": round(seconds, 3)})
+        logger.info("listed", extra={"functions": len(keys), "seconds": round(seconds, 3)})
 
     async def _relist_now_and_then(self, relister: Relister, queue: WorkQueue, pools: Pools) -> None:
         """Ends when other namespaces can be served than before: kopf watches what it was started with."""
@@ -243,15 +231,15 @@ class Operator:
             await asyncio.sleep(self._settings.resync_interval)
             try:
                 await self._relist(relister, queue, pools)
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("cannot list, will try again", extra={"error": str(error)})
+            except RequestFailed as error:
+                logger.warning("cannot list, will try again", extra={"error": str(error)})
                 continue
             if relister.served != served:
-                log.warning("other namespaces can be served now, starting anew", extra={"namespaces": relister.served})
+                logger.warning("other namespaces can be served now, restarting", extra={"namespaces": relister.served})
                 return
 
     async def _drain(self, queue: WorkQueue, verifier: Verifier) -> None:
-        """Let what is being reconciled end; take nothing new."""
+        """Let running reconciles end; start no new ones."""
         verifier.stop()
         queue.stop()
         deadline = time.monotonic() + STOP_SECONDS
@@ -286,7 +274,14 @@ class Operator:
         try:
             site = web.TCPSite(runner, self._settings.host, self._settings.port)
             await site.start()
-            log.info("serving health and metrics", extra={"port": runner.addresses[0][1]})
+            logger.info("serving health and metrics", extra={"port": runner.addresses[0][1]})
             yield
         finally:
             await runner.cleanup()
+
+
+def _pool_failed(key: str, error: Exception) -> None:
+    logger.warning(
+        "cannot bring a warm pool to its size, will try again",
+        extra={"pool": key, "error": str(error) or type(error).__name__},
+    )

@@ -1,28 +1,25 @@
-"""What the operator knows of the cluster: small facts, fed by watches, by full lists and by the answers to its own writes.
+"""What the operator knows of the cluster: small facts in `kappa_kube.store.Store`s, with indices over them.
 
-An older object never replaces a newer one, whichever way it came. What a full list does not hold is gone, unless an
-event said otherwise while the list was on its way.
+kopf's handlers feed them (`watch`), full lists (`relist`) and the answers to the operator's own writes.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from kappa_core import names
 from kappa_core.function import Condition, Function, FunctionStatus
-from kappa_core.observed import DeploymentFacts, PodFacts, deployment_facts, pod_facts, resource_version
+from kappa_core.observed import DeploymentFacts, PodFacts, Raw, pod_facts, resource_version
 from kappa_core.pool_manifest import pool_deployment_name
-
-Raw = Mapping[str, Any]
+from kappa_kube.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionRecord:
-    """A Function as last seen: parsed, or why it cannot be."""
+    """A Function as last seen: parsed, or why it cannot be parsed."""
 
     namespace: str
     name: str
@@ -41,63 +38,6 @@ class ConfigMapFacts:
     resource_version: int
     digest: str
     keys: frozenset[str]
-
-
-class Versioned(Protocol):
-    @property
-    def resource_version(self) -> int: ...
-
-
-T = TypeVar("T", bound=Versioned)
-
-
-class Store(Generic[T]):
-    """Facts by key. A *relist* is a full list that is on its way: `begin_relist`, then `end_relist` with what it held."""
-
-    def __init__(self) -> None:
-        self._items: dict[str, T] = {}
-        self._touched: set[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def get(self, key: str) -> T | None:
-        return self._items.get(key)
-
-    def put(self, key: str, item: T) -> bool:
-        """False if what is known is newer."""
-        known = self._items.get(key)
-        if known is not None and known.resource_version > item.resource_version:
-            return False
-        self._items[key] = item
-        if self._touched is not None:
-            self._touched.add(key)
-        return True
-
-    def remove(self, key: str) -> T | None:
-        if self._touched is not None:
-            self._touched.add(key)
-        return self._items.pop(key, None)
-
-    def begin_relist(self) -> None:
-        self._touched = set()
-
-    def end_relist(self, listed: Mapping[str, T]) -> set[str]:
-        """Take over a list; the keys that are new, changed or gone by it."""
-        touched, self._touched = self._touched or set(), None
-        changed = set()
-        for key, item in listed.items():
-            known = self._items.get(key)
-            if key not in touched and (known is None or known.resource_version < item.resource_version):
-                self._items[key] = item
-                changed.add(key)
-        for key in [key for key in self._items if key not in listed and key not in touched]:
-            del self._items[key]
-            changed.add(key)
-        return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +71,7 @@ class Cache:
         return [record.facts for record in records if record is not None]
 
     def free_pods(self) -> list[PodFacts]:
-        """The pods of all pools that no function has taken over."""
+        """The pool pods: those that no function has yet."""
         records = [self.pods.get(key) for keys in self.free.values() for key in keys]
         return [record.facts for record in records if record is not None]
 
@@ -167,7 +107,7 @@ class Cache:
                 del index[owner]
 
     def reindex_pods(self) -> None:
-        """After a relist: which pods are whose, from scratch."""
+        """After a relist: build the indices of pods from scratch."""
         self.pods_of.clear()
         self.free.clear()
         for key in self.pods:
@@ -197,7 +137,7 @@ def object_key(raw: Raw) -> str:
 
 
 def deployment_function_key(raw: Raw) -> str | None:
-    """The key of the Function that a Deployment is for, by its label and its name; None if it is no function's."""
+    """The key of the Function that a Deployment is for, by its label and its name; None if it is not for one."""
     metadata = raw["metadata"]
     name = metadata.get("labels", {}).get(names.LABEL_FUNCTION, "")
     if not name or metadata["name"] != names.deployment_name(name):
@@ -250,7 +190,7 @@ def function_record(raw: Raw) -> FunctionRecord:
 
 
 def _status(raw: Raw) -> FunctionStatus:
-    """What can be read of a status; somebody may have edited it by hand."""
+    """What can be read of a status, which may have been edited by hand."""
     try:
         return FunctionStatus.model_validate(raw)
     except ValidationError:
@@ -271,10 +211,6 @@ def config_map_facts(raw: Raw) -> ConfigMapFacts:
         digest=hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
         keys=frozenset(data) | frozenset(binary),
     )
-
-
-def deployment_record(raw: Raw) -> DeploymentFacts:
-    return deployment_facts(raw)
 
 
 def pod_record(raw: Raw) -> PodRecord:

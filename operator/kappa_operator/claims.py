@@ -1,8 +1,8 @@
-"""Which pool pods gateways have made functions', and which of those confirm it.
+"""The gateways' claims of pool pods, and which of them the pods confirm.
 
-Gateways' claims alone decide whose a pod is. What the pod says of itself only confirms that it was taken: a function's
-code could make its own pod say anything. A pod that is specialized and that no gateway speaks for is deleted, with its
-grace period.
+Gateways' claims alone decide which Function a pod belongs to. The pod's own answer only confirms that it was
+specialized: a function's code could make its pod answer anything. A specialized pod that no gateway claims is deleted,
+with its grace period.
 """
 
 import asyncio
@@ -17,26 +17,26 @@ import aiohttp
 from kappa_core import adoption, names, wire
 from kappa_core.demand import Claim, DemandReport
 from kappa_core.observed import PodFacts
+from kappa_kube.errors import NotLeader, RequestFailed
 from kappa_operator.cache import Cache
-from kappa_operator.client import ApiError, NotLeader
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PROBE_INTERVAL: Final = 10.0
 PROBE_SECONDS: Final = 2.0
 """How long a pod may take to answer."""
 CONFIRM_DELAYS: Final = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.0)
-"""Seconds between looks at a pod that a gateway has just claimed: its request may not have reached it yet."""
+"""Seconds before each question to a pod that was just claimed: the gateway's request may not have reached it yet."""
 CONCURRENCY: Final = 50
 MAX_ANSWER: Final = 64 * 1024
 T = TypeVar("T")
 
 
 class Claims:
-    """`report` takes what gateways say; `confirmed` is for the reconciling of the Function that a pod is taken for.
+    """`report` takes the gateways' reports; `confirmed` is for reconciling the Function that claimed a pod.
 
-    `enqueue` puts a Function's key on the work queue; `claimed(namespace, runtime)` hears of each pod taken from a pool;
-    `retire(pod, why)` deletes one.
+    `enqueue` puts a Function's key on the work queue; `claimed(namespace, runtime)` is called for each confirmed claim;
+    `retire(pod, why)` deletes a pod.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Claims:
         self._session: aiohttp.ClientSession | None = None
 
     def confirmed(self, function_key: str) -> list[tuple[PodFacts, Claim]]:
-        """The pods still in their pool that are the Function's."""
+        """The pods that are still in their pool, and confirmed the Function's claim."""
         return [
             (pod, claim)
             for pod in self._cache.free_pods()
@@ -73,29 +73,29 @@ class Claims:
             and names.function_key(claim.namespace, claim.function) == function_key
         ]
 
-    def done(self, pod_uid: str) -> None:
-        """The pod was taken over, or is gone; a claim that a gateway repeats is looked at anew."""
+    def settled(self, pod_uid: str) -> None:
+        """The pod left its pool, or is gone; a claim that a gateway repeats is checked again."""
         self._confirmed.pop(pod_uid, None)
 
     def report(self, gateway: str, report: DemandReport) -> None:
-        """Take the claims of a gateway's report, and look at their pods at once."""
+        """Take the claims of a gateway's report, and ask their pods at once."""
         known = self._claims.setdefault(gateway, {})
-        told = {claim.pod_uid: claim for claim in report.claims}
+        reported = {claim.pod_uid: claim for claim in report.claims}
         if report.full:
             known.clear()
-        known.update(told)
+        known.update(reported)
         if not known:
             del self._claims[gateway]
-        for uid, claim in told.items():
+        for uid, claim in reported.items():
             if uid not in self._confirmed and uid not in self._looking and self._session is not None:
                 record = self._cache.pods.get(f"{claim.namespace}/{claim.pod}")
                 if record is not None and record.facts.uid == uid and adoption.is_free(record.facts, self._operator):
                     self._looking[uid] = asyncio.create_task(
-                        self._confirm(record.facts), name=f"look at {claim.namespace}/{claim.pod}"
+                        self._confirm(record.facts), name=f"ask {claim.namespace}/{claim.pod}"
                     )
 
     async def run(self) -> None:
-        """Ask all pods in pools now and then whose they are, until cancelled."""
+        """Ask all pool pods every `PROBE_INTERVAL` seconds which Function they serve, until cancelled."""
         limits = aiohttp.ClientTimeout(total=PROBE_SECONDS, sock_connect=1)
         connector = aiohttp.TCPConnector(limit=CONCURRENCY, force_close=True)
         async with aiohttp.ClientSession(timeout=limits, connector=connector, trust_env=False) as session:
@@ -112,13 +112,13 @@ class Claims:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look_around(self) -> None:
-        """One look at every pod in a pool, and at what is remembered of pods that are there no more."""
+        """Ask every pool pod once, and forget the pods that left their pools."""
         free = [pod for pod in self._cache.free_pods() if adoption.is_free(pod, self._operator)]
         self._forget_all_but({pod.uid for pod in free})
         await asyncio.gather(*(self._look(pod) for pod in free if pod.running and pod.ip))
 
     def _forget_all_but(self, free: set[str]) -> None:
-        """What is remembered of pods that are in no pool any more; a gateway that lives tells its claims again."""
+        """Forget the pods that left their pools; a living gateway repeats its claims."""
         for claims in self._claims.values():
             _keep(claims, free)
         _keep(self._claims, {gateway for gateway, claims in self._claims.items() if claims})
@@ -135,12 +135,14 @@ class Claims:
         since = self._unclaimed_since.setdefault(pod.uid, self._clock())
         if self._clock() - since >= adoption.UNCLAIMED_SECONDS:
             try:
-                await self._retire(pod, "it is specialized, and no gateway speaks for it")
-            except (ApiError, NotLeader, aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.warning("a pod cannot be deleted, will try again", extra={"pod": pod.name, "error": str(error)})
+                await self._retire(pod, "it is specialized, and no gateway claims it")
+            except (RequestFailed, NotLeader) as error:
+                logger.warning("a pod cannot be deleted, will try again", extra={"pod": pod.name, "error": str(error)})
+            else:
+                self.settled(pod.uid)
 
     async def _confirm(self, pod: PodFacts) -> None:
-        """Look at a pod that was just claimed until it says whose it is; the next look around sees to the rest."""
+        """Ask a pod that was just claimed until it names its Function; `look_around` handles those that never do."""
         try:
             for delay in CONFIRM_DELAYS:
                 await asyncio.sleep(delay)
@@ -152,13 +154,13 @@ class Claims:
             self._looking.pop(pod.uid, None)
 
     def _take(self, pod: PodFacts, whose: tuple[str, str]) -> bool:
-        """Whether the pod is what all gateways that speak of it say."""
+        """Whether the pod's answer confirms the one claim that the gateways report of it."""
         claims = {claims[pod.uid] for claims in self._claims.values() if pod.uid in claims}
         if len(claims) != 1:
             return False
         claim = claims.pop()
         key = names.function_key(claim.namespace, claim.function)
-        if whose != (key, claim.revision):
+        if whose != (key, claim.spec_hash):
             return False
         self._confirmed[pod.uid] = claim
         self._claimed(pod.namespace, pod.pool)
@@ -166,7 +168,7 @@ class Claims:
         return True
 
     async def _ask(self, pod: PodFacts) -> tuple[str, str] | None:
-        """(function key, revision) as the pod says; None while it is nobody's, or does not answer."""
+        """(function key, spec hash) as the pod answers; None while it is not specialized, or does not answer."""
         if self._session is None:
             return None
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
@@ -177,11 +179,11 @@ class Claims:
             ):
                 answer = json.loads(await response.content.read(MAX_ANSWER))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.debug("no answer from a pool pod", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)})
+            logger.debug("no answer from a pool pod", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)})
             return None
         if not isinstance(answer, dict) or not answer.get("function"):
             return None
-        return str(answer["function"]), str(answer.get("revision", ""))
+        return str(answer["function"]), str(answer.get("specHash", ""))
 
 
 def _keep(memory: dict[str, T], keys: Collection[str]) -> None:

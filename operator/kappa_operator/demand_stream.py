@@ -1,4 +1,4 @@
-"""Reading every gateway's demand stream: one task a gateway, reconnecting, handing each report to the scaler."""
+"""Reading every gateway's demand stream: one task per gateway, which reconnects, and passes each report to a sink."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ import aiohttp
 
 from kappa_core import demand, wire
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_RETRY: Final = 0.1
 LONGEST_RETRY: Final = 2.0
@@ -28,7 +28,7 @@ class ClaimSink(Protocol):
 
 
 class Listeners:
-    """One sink for two: scaling hears of demand first, for a cold start waits for it; then claims are looked at."""
+    """One sink for two. Scaling gets a report first, because a cold start waits for it; then the claims."""
 
     def __init__(self, scaler: Sink, claims: ClaimSink) -> None:
         self._claims = claims
@@ -46,7 +46,7 @@ class Listeners:
 
 
 class DemandStreams:
-    """`set_gateways` says which there are (name → base URL); `run` holds the session until cancelled."""
+    """`set_gateways` sets which to follow (name → base URL); `run` holds the session until cancelled."""
 
     def __init__(self, sink: Sink, timeout: float) -> None:
         self._sink = sink
@@ -94,10 +94,10 @@ class DemandStreams:
                     async for line in _lines(response.content):
                         report = demand.decode(line)
                         if name not in self.connected and report.full:
-                            # Only a full report says what the gateway does not need.
+                            # Only a full report shows what the gateway does not need.
                             self.connected.add(name)
                             self._sink.connected(name)
-                            log.info("demand stream connected", extra={"gateway": name, "url": url})
+                            logger.info("demand stream connected", extra={"gateway": name, "url": url})
                             retry = FIRST_RETRY
                         self._sink.report(name, report)
                 problem = "the gateway ended the stream"
@@ -107,7 +107,9 @@ class DemandStreams:
                 if name in self.connected:
                     self.connected.discard(name)
                     self._sink.disconnected(name)
-            log.info("demand stream lost", extra={"gateway": name, "url": url, "problem": problem, "retry_in": retry})
+            logger.info(
+                "demand stream lost", extra={"gateway": name, "url": url, "problem": problem, "retry_in": retry}
+            )
             await asyncio.sleep(retry)
             retry = min(LONGEST_RETRY, retry * 2)
 

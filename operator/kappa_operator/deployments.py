@@ -1,4 +1,4 @@
-"""A Function's Deployment, applied: only where it differs, never over somebody else's, and with its replicas left alone."""
+"""A Function's Deployment: applied only where it differs, never over one of another owner, its replicas left alone."""
 
 import logging
 from collections.abc import Callable
@@ -9,20 +9,21 @@ from kappa_core import manifests, names
 from kappa_core.manifests import Manifest
 from kappa_core.observed import DeploymentFacts, Problem, deployment_facts
 from kappa_core.reasons import Reason
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache, FunctionRecord, deployment_function_key
-from kappa_operator.client import ApiError, Json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOOK_AGAIN: Final = 30.0
-"""Seconds until a refusal is tried again that no watch would tell the end of."""
+"""Seconds until a refused apply is tried again: no event says when the reason for the refusal is gone."""
 OLD_DEPLOYMENT: Final = 0.5
-"""Seconds between looks at a Deployment that the garbage collector is about to delete."""
+"""Seconds between checks of a Deployment that the garbage collector is about to delete."""
 
 
 class Writer(Protocol):
-    """The part of `client.Api` that reconciling needs."""
+    """The part of `kappa_kube.client.Client` that reconciling needs."""
 
     async def get(self, path: str) -> Json: ...
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json: ...
@@ -31,10 +32,10 @@ class Writer(Protocol):
 
 @dataclass(slots=True)
 class _Memory:
-    """What spares calls; losing it (a restart) costs some, and changes nothing."""
+    """What saves calls; losing it (a restart) costs some, and changes nothing."""
 
     manifest: Manifest | None = None
-    """The one last looked at; the same object has the same hash."""
+    """The last one seen; the same object has the same hash."""
     manifest_hash: str = ""
     desired: str = ""
     """Hash of the manifest last applied."""
@@ -48,7 +49,7 @@ class _Memory:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The Deployment as it is now, why it was refused, and when to look again; all None: nothing to say yet."""
+    """The Deployment as it is now, why it was refused, and when to reconcile again; all None: nothing is known yet."""
 
     deployment: DeploymentFacts | None
     problem: Problem | None = None
@@ -56,7 +57,7 @@ class Applied:
 
 
 class Deployments:
-    """`apply` one; `replicas` says how many a new one starts with."""
+    """`apply` one; `replicas(key, default)` is how many a new one starts with."""
 
     def __init__(
         self, api: Writer, cache: Cache, replicas: Callable[[str, int], int], clock: Callable[[], float]
@@ -81,7 +82,7 @@ class Deployments:
         known = self._cache.deployments.get(key)
         if known is not None and known.controller_uid not in ("", record.uid):
             if known.controller == f"{names.KIND}/{record.name}":
-                # Of a Function of this name that was deleted: the garbage collector has not come by yet.
+                # Of a deleted Function of this name: the garbage collector has not deleted it yet.
                 return Applied(None, again=OLD_DEPLOYMENT)
             return Applied(known, _conflict(record, known.controller), LOOK_AGAIN)
         if known is not None and known.deleting:
@@ -107,7 +108,7 @@ class Deployments:
         memory.desired, memory.digest = want, facts.digest
         if deployment_function_key(answer) == key:
             self._cache.deployments.put(key, facts)
-        log.info("Deployment applied", extra={"function": key, "revision": facts.revision, "new": known is None})
+        logger.info("Deployment applied", extra={"function": key, "revision": facts.revision, "new": known is None})
         return Applied(facts)
 
     async def _write(
@@ -121,14 +122,14 @@ class Deployments:
             # Absent, they would be 1. The first write through /scale takes them over for good.
             body = {**desired, "spec": {**desired["spec"], "replicas": replicas}}
         elif known.owns_replicas:
-            # Until then they are kept as they are, and not at all if somebody changes them meanwhile.
+            # Until then they are kept as they are. The resourceVersion makes this fail if they changed meanwhile.
             body = {
                 **desired,
                 "metadata": {**desired["metadata"], "resourceVersion": str(known.resource_version)},
                 "spec": {**desired["spec"], "replicas": known.replicas},
             }
         try:
-            # Without force a Deployment that is somebody else's stays theirs.
+            # Without force a Deployment of another owner stays as it is.
             return await self._api.apply(path, body, force=mine)
         except ApiError as error:
             if error.status != 409 or mine:
@@ -152,16 +153,19 @@ class Deployments:
             message = f"the cluster does not take the Deployment: {error.message}. Correct the spec and apply it again."
             return Problem(Reason.INVALID_SPEC, message)
         if error.status == 403 and "being terminated" not in error.message:
-            message = f"the cluster refuses the Deployment: {error.message}. Change the Function, or the quota or policy that refuses it."
+            message = (
+                f"the cluster refuses the Deployment: {error.message}."
+                " Change the Function, or the quota or policy that refuses it."
+            )
             return Problem(Reason.POD_REJECTED, message)
         raise error
 
 
 def _conflict(record: FunctionRecord, owner: str) -> Problem:
     name = names.deployment_name(record.name)
-    whose = f"it belongs to {owner}" if owner else "it was not made by Kappa"
+    reason = f"it belongs to {owner}" if owner else "it was not made by Kappa"
     return Problem(
         Reason.DEPLOYMENT_CONFLICT,
-        f"the Deployment {name!r} in the namespace {record.namespace!r} is in the way: {whose}."
+        f"the Deployment {name!r} in the namespace {record.namespace!r} is in the way: {reason}."
         " Rename the Function, or delete that Deployment.",
     )

@@ -1,4 +1,6 @@
-"""Kubernetes Events on Functions, when their state changes: for `kubectl describe function`. Best effort, never in the way."""
+"""Kubernetes events on Functions when their state changes, for `kubectl describe function`. Best effort: nothing waits
+for them.
+"""
 
 import asyncio
 import logging
@@ -8,22 +10,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-import aiohttp
-
 from kappa_core import names
 from kappa_core.function import Condition, FunctionStatus
 from kappa_core.reasons import ConditionType
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import NotLeader, RequestFailed
 from kappa_operator.cache import FunctionRecord
-from kappa_operator.client import ApiError, Json, NotLeader
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CONTROLLER: Final = f"{names.GROUP}/operator"
 NOTE_LIMIT: Final = 1000
 """The API takes 1 KiB."""
 QUIET_SECONDS: Final = 600.0
-"""The same event about the same Function is told once in this time."""
+"""The same Kubernetes event about the same Function is written once in this time."""
 REMEMBERED: Final = 2000
 QUEUE_LIMIT: Final = 500
 PER_SECOND: Final = 20.0
@@ -38,13 +39,13 @@ class EventRecorder:
         self._api = api
         self._instance = instance
         self._clock = clock
-        # Two lines, so that a thousand new Functions do not hide the one that is broken.
+        # Two queues, so that a thousand new Functions do not hide the one that is broken.
         self._queues: dict[str, deque[Json]] = {kind: deque(maxlen=QUEUE_LIMIT) for kind in ("Warning", "Normal")}
         self._wake = asyncio.Event()
-        self._told: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._written: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
     def status_changed(self, record: FunctionRecord, old: FunctionStatus, new: FunctionStatus) -> None:
-        """Tell what is worth telling between two statuses of a Function."""
+        """Record what changed between two statuses of a Function, if a user should know it."""
         before, after = _ready(old), _ready(new)
         if after is None:
             return
@@ -54,13 +55,13 @@ class EventRecorder:
                 after.reason,
                 after.message,
             ):
-                self._tell(record, "Warning", after.reason, after.message)
+                self._record(record, "Warning", after.reason, after.message)
         elif before is None:
-            self._tell(record, "Normal", "Deployed", f"Deployment {names.deployment_name(record.name)} applied.")
+            self._record(record, "Normal", "Deployed", f"Deployment {names.deployment_name(record.name)} applied.")
         elif before.status == "False":
-            self._tell(record, "Normal", "Recovered", f"The function can be invoked again (it was: {before.reason}).")
+            self._record(record, "Normal", "Recovered", f"The function can be invoked again (it was: {before.reason}).")
         elif old.observed_generation != new.observed_generation:
-            self._tell(record, "Normal", "Updated", f"Generation {new.observed_generation} applied.")
+            self._record(record, "Normal", "Updated", f"Generation {new.observed_generation} applied.")
 
     async def run(self) -> None:
         """Write what is queued, at a bounded rate, until cancelled."""
@@ -73,22 +74,22 @@ class EventRecorder:
             event = queue.popleft()
             try:
                 await self._api.create(paths.collection(paths.EVENTS, event["metadata"]["namespace"]), event)
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-                log.info("cannot write an Event", extra={"reason": event["reason"], "error": str(error)})
+            except RequestFailed as error:
+                logger.info("cannot write a Kubernetes event", extra={"reason": event["reason"], "error": str(error)})
             except NotLeader:
                 return
             await asyncio.sleep(1 / PER_SECOND)
 
-    def _tell(self, record: FunctionRecord, kind: str, reason: str, note: str) -> None:
+    def _record(self, record: FunctionRecord, kind: str, reason: str, note: str) -> None:
         key = (record.uid, reason, note)
         now = self._clock()
-        told = self._told.get(key)
-        if told is not None and now - told < QUIET_SECONDS:
+        last = self._written.get(key)
+        if last is not None and now - last < QUIET_SECONDS:
             return
-        self._told[key] = now
-        self._told.move_to_end(key)
-        if len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
+        self._written[key] = now
+        self._written.move_to_end(key)
+        if len(self._written) > REMEMBERED:
+            self._written.popitem(last=False)
         self._queues[kind].append(
             {
                 "apiVersion": "events.k8s.io/v1",

@@ -1,60 +1,33 @@
-"""Which gateways there are: the gateway pods of the operator's own namespace, watched."""
+"""Which gateways there are: the gateway pods of the operator's own namespace, listed and watched."""
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping
-from typing import Final
-
-import aiohttp
+from typing import Any, Final
 
 from kappa_core import names
-from kappa_operator import paths
-from kappa_operator.client import Api, ApiError, Json
+from kappa_kube import paths
+from kappa_kube.reflector import Reflector, Resource, Source, Timing
+from kappa_kube.table import Table
+from kappa_operator import selectors
 
-log = logging.getLogger(__name__)
+_HINTS: Final = {
+    403: "the operator's ServiceAccount may not: its Role in its own namespace needs get, list and watch on pods"
+}
+_TIMING: Final = Timing(silence=75.0, backoff_most=2.0)
+"""Sooner than the default: the demand of a gateway that is not known yet scales nothing."""
 
-SELECTOR: Final = f"{names.LABEL_NAME}=kappa,{names.LABEL_COMPONENT}={names.COMPONENT_GATEWAY}"
-IDLE_TIMEOUT: Final = 75.0
-"""Seconds; the API server sends a bookmark every minute."""
-RETRY: Final = 1.0
+
+async def follow(source: Source, namespace: str, on_change: Callable[[Mapping[str, str]], None]) -> None:
+    """Call `on_change` with pod name → base URL of all gateways at each change, until cancelled."""
+    table = Table.of_few([namespace], _url, lambda urls: on_change({name: url for (_, name), url in urls.items()}))
+    resource = Resource(paths.collection(paths.PODS, namespace), "the gateway pods", selectors.GATEWAYS, hints=_HINTS)
+    await Reflector(source, resource, namespace, table, timing=_TIMING).run()
 
 
-class GatewayWatch:
-    def __init__(self, api: Api, namespace: str, on_change: Callable[[Mapping[str, str]], None]) -> None:
-        self._api = api
-        self._path = paths.collection(paths.PODS, namespace)
-        self._on_change = on_change
-        self._urls: dict[str, str] = {}
-
-    async def run(self) -> None:
-        while True:
-            try:
-                await self._list_and_watch()
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                log.warning("cannot watch the gateway pods, will try again", extra={"error": str(error)})
-            await asyncio.sleep(RETRY)
-
-    async def _list_and_watch(self) -> None:
-        page = await self._api.get(self._path, labelSelector=SELECTOR)
-        self._urls.clear()
-        for pod in page["items"]:
-            self._take(pod, gone=False)
-        self._on_change(self._urls)
-        version = page["metadata"]["resourceVersion"]
-        query = {"labelSelector": SELECTOR, "resourceVersion": version, "timeoutSeconds": 300}
-        async for event in self._api.watch(self._path, IDLE_TIMEOUT, **query):
-            if event["type"] == "ERROR":
-                return
-            if event["type"] != "BOOKMARK":
-                self._take(event["object"], gone=event["type"] == "DELETED")
-                self._on_change(self._urls)
-
-    def _take(self, pod: Json, *, gone: bool) -> None:
-        name, status = pod["metadata"]["name"], pod.get("status", {})
-        address = status.get("podIP")
-        # One that drains still has requests in flight: its demand counts until it is gone.
-        if gone or not address or status.get("phase") in ("Succeeded", "Failed"):
-            self._urls.pop(name, None)
-            return
-        host = f"[{address}]" if ":" in address else address
-        self._urls[name] = f"http://{host}:{names.GATEWAY_INTERNAL_PORT}"
+def _url(raw: Mapping[str, Any], _seen_at: float | None, _previous: str | None, /) -> str | None:
+    """A pod that drains still has requests in flight: its demand counts until it has ended."""
+    status = raw.get("status") or {}
+    address = status.get("podIP")
+    if not address or status.get("phase") in ("Succeeded", "Failed"):
+        return None
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{names.GATEWAY_INTERNAL_PORT}"

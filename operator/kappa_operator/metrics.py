@@ -35,7 +35,7 @@ class Metrics:
         )
         pool_pods = Counter(
             "kappa_operator_claimed_pool_pods_total",
-            "What became of pool pods that gateways made functions': taken over, then adopted by a ReplicaSet, or retired.",
+            "What became of claimed pool pods: taken over from the pool, then adopted by a ReplicaSet, or retired.",
             ["outcome"],
             registry=self.registry,
         )
@@ -45,7 +45,7 @@ class Metrics:
         )
 
     def scale(self, direction: str, seconds: float) -> None:
-        """Replicas were changed `up` or `down`, `seconds` after that was decided."""
+        """Replicas were changed `up` or `down`, `seconds` after the decision."""
         self.scaled[direction].inc()
         self.scale_seconds.observe(seconds)
 

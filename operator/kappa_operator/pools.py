@@ -1,8 +1,8 @@
-"""The warm pools' Deployments: made, sized and removed, level-triggered.
+"""The warm pools' Deployments: created, sized and removed, level-triggered.
 
-A pool is there while its namespace has a Function that uses it. What is remembered here only spares calls: which
-Functions use which pool follows from the cache, and a restarted operator finds pools that nobody uses any more among the
-Deployments. The pool is the only one whose replicas come with the apply: nobody else scales it.
+A pool exists while its namespace has a Function that uses it. What is remembered here only saves calls: which Functions
+use which pool follows from the cache, and a restarted operator finds unused pools among the Deployments. A pool's
+replicas come with the apply, unlike a Function's: nothing else scales it.
 """
 
 import logging
@@ -16,24 +16,24 @@ from kappa_core.manifests import Platform
 from kappa_core.observed import DeploymentFacts, deployment_facts
 from kappa_core.pool import PoolSettings
 from kappa_core.pool_manifest import pool_deployment, pool_deployment_name
-from kappa_operator import paths
+from kappa_kube import paths
+from kappa_kube.connection import Json
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache, pod_record, pool_key
-from kappa_operator.client import ApiError, Json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LINGER_SECONDS: Final = 10.0
-"""A pool that nobody uses stays so long: its Function may be about to be made anew."""
+"""An unused pool stays so long: its Function may be about to be created again."""
 MOST_CLAIMS: Final = 1000
 LEAVE_SECONDS: Final = 1.0
-"""In which gateways hear that they must not claim a pod any more, before its ReplicaSet may delete it."""
+"""How long gateways have to see that they must not claim a pod any more, before its ReplicaSet may delete it."""
 
 
 class Writer(Protocol):
-    """The part of `client.Api` that pools need."""
+    """The part of `kappa_kube.client.Client` that pools need."""
 
     async def get(self, path: str) -> Json: ...
-    async def create(self, path: str, body: Json) -> Json: ...
     async def apply(self, path: str, body: Json, *, force: bool = True) -> Json: ...
     async def merge_patch(self, path: str, body: Json) -> Json: ...
     async def delete(self, path: str, uid: str) -> None: ...
@@ -66,10 +66,10 @@ class Pools:
         self._applied: dict[str, tuple[str, str]] = {}
         """Pool → hash of the manifest last applied, the Deployment's digest after that."""
         self._leaving_since: dict[str, float] = {}
-        """Pool → when the last of its pods that are to go was marked."""
+        """Pool → when the last of the pods to be removed was marked."""
 
     def look(self, function_key: str) -> None:
-        """The Function may have come, changed or gone."""
+        """The Function may have been created, changed or deleted."""
         record = self._cache.functions.get(function_key)
         key = None
         if record is not None and record.function is not None and not record.deleting:
@@ -94,20 +94,20 @@ class Pools:
                 self._enqueue(key)
 
     def relisted(self) -> None:
-        """Everything was listed: look at all Functions, and at all pools there are."""
+        """Everything was listed: check all Functions and all pools."""
         for function_key in set(self._cache.functions) | set(self._pool_of):
             self.look(function_key)
         for key in set(self._cache.pools) | set(self._users):
             self._enqueue(key)
 
     def claimed(self, namespace: str, runtime: str) -> None:
-        """A gateway has taken a pod: until a minute is over one more is kept."""
+        """A gateway has claimed a pod: for a minute the pool keeps one more."""
         key = pool_key(namespace, runtime)
         self._claims.setdefault(key, deque(maxlen=MOST_CLAIMS)).append(self._clock())
         self._enqueue(key)
 
     async def reconcile(self, key: str) -> float | None:
-        """Seconds after which to look again. Raises what the API raises."""
+        """Seconds after which to reconcile again. Raises `KubeError`."""
         namespace, _, runtime = key.partition("/")
         known = self._cache.pools.get(key)
         if key not in self._users:
@@ -126,7 +126,7 @@ class Pools:
         name = desired["metadata"]["name"]
         path = paths.item(paths.DEPLOYMENTS, namespace, name)
         if known is None and not await self._is_ours(key, path):
-            log.warning(
+            logger.warning(
                 "a Deployment is in the way of a warm pool: delete or rename it, or set the pool's size to 0",
                 extra={"namespace": namespace, "deployment": name},
             )
@@ -141,19 +141,21 @@ class Pools:
         self._applied[key] = (want, facts.digest)
         self._cache.pools.put(key, facts)
         if known is None or known.replicas != replicas:
-            log.info("warm pool sized", extra={"pool": key, "replicas": replicas, "new": known is None})
+            logger.info("warm pool sized", extra={"pool": key, "replicas": replicas, "new": known is None})
         if known is not None and replicas < known.replicas:
             # a marked pod stays if another one, that was not ready, went in its place
             return min(LEAVE_SECONDS, again) if again is not None else LEAVE_SECONDS
         return again
 
     async def _mark(self, key: str, known: DeploymentFacts, replicas: int) -> float | None:
-        """Tell which pods go, so that nobody claims one that its ReplicaSet deletes; seconds until they may go. Raises
-        what the API raises."""
+        """Mark the pods to be removed, so that no gateway claims one that its ReplicaSet deletes.
+
+        Seconds until they may be deleted; None: now. Raises `KubeError`.
+        """
         surplus = known.replicas - replicas
         deletes = known.observed_generation < known.generation or known.total > known.replicas
         if surplus == 0 and deletes:
-            # by the marks, which must stay as they are until that is through; its status tells
+            # it deletes by the marks, which must stay as they are until its status shows that it has finished
             return None
         free = [pod for pod in self._cache.free_pods() if adoption.is_free(pod, self._settings.operator)]
         mark, spare = pool.leaving([pod for pod in free if pool_key(pod.namespace, pod.pool) == key], surplus)
@@ -175,7 +177,7 @@ class Pools:
         return since + LEAVE_SECONDS - now if since + LEAVE_SECONDS > now else None
 
     def _size(self, key: str, namespace: str, runtime: str) -> tuple[int, float | None]:
-        """(free pods that there should be now, seconds until that may change)."""
+        """(pool pods that there should be now, seconds until that may change)."""
         now, claims = self._clock(), self._claims.get(key, deque())
         while claims and claims[0] + pool.CLAIM_WINDOW <= now:
             claims.popleft()
@@ -212,5 +214,5 @@ class Pools:
             return left
         name = pool_deployment_name(runtime, self._settings.operator)
         await self._api.delete(paths.item(paths.DEPLOYMENTS, namespace, name), known.uid)
-        log.info("warm pool removed: no Function uses it", extra={"pool": key})
+        logger.info("warm pool removed: no Function uses it", extra={"pool": key})
         return LINGER_SECONDS

@@ -1,4 +1,4 @@
-"""Asking the agents of pods that run and are not ready what went wrong: the way an import error becomes a condition."""
+"""Asking the agents of pods that run and are not ready what went wrong: so an import error becomes a condition."""
 
 import asyncio
 import functools
@@ -13,7 +13,7 @@ from kappa_core import names, wire
 from kappa_core.observed import PodFacts, Problem
 from kappa_core.reasons import Reason
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_DELAY: Final = 1.0
 """Seconds a pod may run before it is asked: most are ready by then."""
@@ -23,12 +23,12 @@ HOLD_SECONDS: Final = 10
 CONCURRENCY: Final = 50
 MAX_ANSWER: Final = 64 * 1024
 LISTEN_SECONDS: Final = 30.0
-"""How long a web server (`protocol: http`) may run before it listens: within the time that a request waits for a pod."""
+"""How long a web server (`protocol: http`) may run before it listens: less than a request waits for a pod."""
 UNREADABLE_CODE: Final = frozenset({"Kappa.CodeUnreadable", "Runtime.CodeUnreadable", "InvalidZipFileException"})
 
 
 class InitProbes:
-    """`failures` says what is known, and starts to ask where nothing is known yet; `enqueue` is told of news."""
+    """`failures` returns what is known, and asks the other pods; `enqueue(key)` follows each problem found."""
 
     def __init__(self, enqueue: Callable[[str], None], port: int = names.AGENT_PORT) -> None:
         self._enqueue = enqueue
@@ -54,7 +54,7 @@ class InitProbes:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     def failures(self, key: str, pods: Iterable[PodFacts]) -> dict[str, Problem]:
-        """Pod uid → why its code does not load, of the pods given that are not ready."""
+        """Pod uid → why its code does not load, for those of `pods` that are not ready."""
         doubtful = {pod.uid: pod for pod in pods if pod.running and pod.ip and not pod.ready and not pod.terminating}
         known = {uid: problem for uid, problem in self._failures.get(key, {}).items() if uid in doubtful}
         if known:
@@ -84,7 +84,7 @@ class InitProbes:
             self._asking.pop(key, None)
 
     async def _ask(self, key: str, pod: PodFacts) -> None:
-        """Until the agent says ready or failed, or the pod is ready or gone (then this is cancelled)."""
+        """Until the agent answers that it is ready or failed; cancelled when the pod is ready or gone."""
         delay = FIRST_DELAY
         while True:
             await asyncio.sleep(delay)
@@ -93,7 +93,9 @@ class InitProbes:
                 async with self._limit:
                     problem, known = await self._ask_once(pod)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                log.debug("no answer from the agent", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)})
+                logger.debug(
+                    "no answer from the agent", extra={"pod": f"{pod.namespace}/{pod.name}", "error": str(error)}
+                )
                 continue
             if problem is not None:
                 self._failures.setdefault(key, {})[pod.uid] = problem
@@ -106,8 +108,9 @@ class InitProbes:
         await asyncio.sleep(LISTEN_SECONDS)
         self._failures.setdefault(key, {})[pod.uid] = Problem(
             Reason.NOT_LISTENING,
-            f"nothing listens on port {pod.port} of the pod {LISTEN_SECONDS:.0f} s after its container started. Make the"
-            " server listen on 0.0.0.0 and the port that the variable PORT names, or set spec.code.image.port.",
+            f"nothing listens on port {pod.port} of the pod {LISTEN_SECONDS:.0f} s after its container started."
+            " Make the server listen on 0.0.0.0 and the port that the variable PORT names,"
+            " or set spec.code.image.port.",
         )
         self._enqueue(key)
 

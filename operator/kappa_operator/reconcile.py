@@ -1,8 +1,8 @@
-"""One Function, brought to what its manifest says: level-triggered, so running it twice equals running it once.
+"""One Function, brought to its manifest: level-triggered, so running it twice equals running it once.
 
 The common path writes twice and reads nothing: the Deployment, then the status, each by server-side apply and only
-where it differs. All that is observed comes from the cache; what is remembered here only spares calls, and losing it
-(a restart, a crash between two calls) leads to the same end.
+where it differs. All that is observed comes from the cache. What is remembered here only saves calls: losing it (a
+restart, a crash between two calls) leads to the same end.
 """
 
 import logging
@@ -17,19 +17,19 @@ from kappa_core.observed import DeploymentFacts, PodFacts, Problem
 from kappa_core.pool import PoolSettings
 from kappa_core.reasons import Reason
 from kappa_core.status import COLD_START, Observation, derive, material, seen_problem
-from kappa_operator import paths
-from kappa_operator.cache import Cache, FunctionRecord, Raw, function_record
-from kappa_operator.client import ApiError
+from kappa_kube import paths
+from kappa_kube.errors import ApiError
+from kappa_operator.cache import Cache, FunctionRecord, function_record
 from kappa_operator.deployments import Deployments, Writer
 from kappa_operator.references import config_maps, missing_config
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MISSING_GRACE: Final = 0.5
 """Seconds in which a ConfigMap may follow its Function: `kubectl apply` sends a file's objects one after the other."""
 NO_POOLS: Final = PoolSettings()
 SOFT_STATUS_DELAY: Final = 1.0
-"""Seconds that mere counts of pods wait before they are written: a cold start has better use for the API server."""
+"""Seconds that mere counts of pods wait before they are written: a cold start needs the API server more."""
 
 
 class Scaling(Protocol):
@@ -93,10 +93,10 @@ class Reconciler:
         self._missing_since: dict[str, float] = {}
         self._soft: dict[str, float] = {}
         self._made: dict[str, tuple[tuple[object, ...], Manifest]] = {}
-        """What each manifest was made of, and the manifest: during a cold start it is asked for ten times."""
+        """What each manifest was made from, and the manifest: a cold start needs it ten times."""
 
     async def reconcile(self, key: str) -> float | None:
-        """Seconds after which to look again, None if only an event can change anything. Raises what the API raises."""
+        """Seconds after which to reconcile again, None if only an event can change anything. Raises `KubeError`."""
         record = self._cache.functions.get(key)
         if record is None or record.deleting:
             self._forget(key)
@@ -148,22 +148,24 @@ class Reconciler:
         self._probes.forget(key)
 
     async def _replace_spent(self, key: str, pods: list[PodFacts]) -> None:
-        """A new pod is there in a second; a container that ended twice is started again after 10 s, then 20, up to 300.
-        And one that came from a pool is nobody's once it was restarted."""
+        """A new pod starts within a second; a container that ended twice is restarted after 10 s, then 20, up to 300.
+
+        And a pod that came from a pool has lost its function when its container was restarted.
+        """
         for pod in pods:
             if (pod.spent or pod.relapsed) and not pod.terminating:
                 try:
                     await self._api.delete(paths.item(paths.PODS, pod.namespace, pod.name), pod.uid)
                 except ApiError as error:
-                    # Not worth the rest of the reconciling: the kubelet starts it in the end.
-                    log.warning("a pod cannot be replaced", extra={"pod": pod.name, "error": str(error)})
+                    # The rest of the reconcile matters more: the kubelet restarts it in the end.
+                    logger.warning("a pod cannot be replaced", extra={"pod": pod.name, "error": str(error)})
                     continue
-                log.info("a pod whose runtime ended again is replaced", extra={"function": key, "pod": pod.name})
+                logger.info("a pod whose runtime ended again is replaced", extra={"function": key, "pod": pod.name})
 
-    # What there should be
+    # The desired state
 
     def _desired(self, key: str, record: FunctionRecord) -> tuple[Problem | None, Manifest | None, float | None]:
-        """(what is wrong, the manifest if one can be made, when to look again if neither is certain yet)."""
+        """(what is wrong, the manifest if one can be made, when to reconcile again if neither is certain yet)."""
         function = record.function
         if function is None:
             self._cache.refer(key, ())
@@ -217,10 +219,10 @@ class Reconciler:
         }
         path = paths.item(paths.FUNCTIONS, record.namespace, record.name, "status")
         try:
-            answer: Raw = await self._api.apply(path, body)
+            answer = await self._api.apply(path, body)
         except ApiError as error:
             if error.status in (404, 409):
-                # Deleted, or deleted and made anew: the watch brings what there is now.
+                # Deleted, or deleted and created again: the watch brings the present one.
                 return new, None
             raise
         self._cache.functions.put(key, function_record(answer))

@@ -1,6 +1,6 @@
 """Which ConfigMaps a Function names, and which of them are missing: pure, over what the cache holds.
 
-Secrets are not looked at: the operator has no right to read them. A missing one shows in the pod's status.
+Secrets are not checked: the operator has no right to read them. A missing one shows in the pod's status.
 """
 
 from collections.abc import Iterable, Iterator

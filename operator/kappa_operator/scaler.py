@@ -1,7 +1,7 @@
 """Replicas: the one writer of `/scale`.
 
-A report of waiting requests leads to the PATCH at once, on the event loop's next turn, without the reconcile queue: its
-way counts in every cold start. All else is looked at once a second.
+A report of waiting requests leads to the PATCH at once, on the event loop's next turn, without the work queue: that
+time counts in every cold start. Everything else is evaluated once a second.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from kappa_core import names, scaling
 from kappa_core.demand import DemandReport, FunctionDemand, merge
 from kappa_core.observed import PodFacts
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
 GONE_SECONDS: Final = 3.0
@@ -28,14 +28,14 @@ class ScaleApi(Protocol):
         """Set the replicas of a Function's Deployment; its new resourceVersion, None if there is no such Deployment."""
 
     async def set_deletion_cost(self, pod: PodFacts, cost: int) -> None:
-        """Say how dear a pod is when pods must go: the cheapest go first."""
+        """Set a pod's deletion cost: the pods with the lowest are deleted first."""
 
 
 @dataclass(slots=True)
 class _State:
     spec: scaling.ScalingSpec
     replicas: int
-    """As last seen or last asked for."""
+    """As last seen or last set."""
     seen_version: int
     history: scaling.History = field(default_factory=scaling.History)
     decided: int = 0
@@ -68,14 +68,14 @@ class Scaler:
         """Gateway that was lost → when."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # What the reconciler says
+    # Called by the reconciler
 
     def update(self, key: str, spec: scaling.ScalingSpec, replicas: int, resource_version: int) -> None:
-        """A Function and its Deployment as they are now; acts at once on what changed."""
+        """A Function and its Deployment as they are now; evaluated at once."""
         state = self._functions.get(key)
         if state is None:
             state = self._functions[key] = _State(spec=spec, replicas=replicas, seen_version=resource_version)
-            # After a restart nobody knows since when these pods were needed: so they are needed now.
+            # After a restart it is unknown since when these pods were needed: so they are needed now.
             state.history.add(self._clock(), min(replicas, spec.max_replicas))
             state.decided = min(replicas, spec.max_replicas)
         elif resource_version > state.seen_version or spec != state.spec:
@@ -103,8 +103,10 @@ class Scaler:
             self._evaluate(key, state)
 
     def taken_over(self, key: str, pods: int) -> None:
-        """Gateways have made pool pods the Function's, which has so many now: they were needed, and find their place in
-        its ReplicaSet only when that wants as many."""
+        """The Function has `pods` pods, with those that gateways claimed.
+
+        They are needed, and its ReplicaSet adopts them only when it wants as many.
+        """
         state = self._functions.get(key)
         if state is not None:
             pods = min(pods, state.spec.max_replicas)
@@ -117,31 +119,31 @@ class Scaler:
         state = self._functions.get(key)
         return default if state is None else self._wanted(key, state)
 
-    # What the gateways say
+    # Called with the gateways' reports
 
     def connected(self, gateway: str) -> None:
-        """The gateway has told all of its demand once: what it does not need may go."""
+        """The gateway has sent a full report: pods that it does not need may be removed."""
         self._connected.add(gateway)
         self._gone.pop(gateway, None)
 
     def disconnected(self, gateway: str) -> None:
-        """A gateway is lost. Its demand counts a moment longer, and with no gateway left no pod goes."""
+        """A gateway is lost. Its demand counts for `GONE_SECONDS` more; with no gateway left no pod is removed."""
         self._connected.discard(gateway)
         self._gone[gateway] = self._clock()
 
     def report(self, gateway: str, report: DemandReport) -> None:
-        """Take a gateway's report and act on it at once. What a full report does not list has no demand there."""
+        """Take a gateway's report and act on it at once. A Function missing in a full report has no demand there."""
         known = self._demand.setdefault(gateway, {})
-        told = {names.function_key(demand.namespace, demand.name): demand for demand in report.functions}
-        silent = [key for key in known if key not in told] if report.full else []
+        reported = {names.function_key(demand.namespace, demand.name): demand for demand in report.functions}
+        silent = [key for key in known if key not in reported] if report.full else []
         for key in silent:
             del known[key]
-        known.update(told)
-        for key in (*told, *silent):
-            self._look_at(key)
+        known.update(reported)
+        for key in (*reported, *silent):
+            self._evaluate_known(key)
 
     async def run(self) -> None:
-        """Look at every function once a second, until cancelled: pods that are not needed any more go by this."""
+        """Evaluate every function once a second, until cancelled: this removes pods that are no longer needed."""
         try:
             while True:
                 await self._sleep(TICK_SECONDS)
@@ -160,7 +162,7 @@ class Scaler:
             if state.replicas or state.spec.min_replicas:
                 self._evaluate(key, state)
 
-    def _look_at(self, key: str) -> None:
+    def _evaluate_known(self, key: str) -> None:
         state = self._functions.get(key)
         if state is not None:
             self._evaluate(key, state)
@@ -196,7 +198,7 @@ class Scaler:
                 except Exception as error:
                     delay = RETRY_SECONDS[min(state.failures, len(RETRY_SECONDS) - 1)]
                     state.failures += 1
-                    log.warning(
+                    logger.warning(
                         "cannot scale, will try again",
                         extra={"function": key, "replicas": wanted, "error": str(error), "retry_in": delay},
                     )
@@ -210,12 +212,12 @@ class Scaler:
                 state.replicas, state.seen_version = wanted, max(version, state.seen_version)
                 self._observe("up" if wanted > before else "down", self._clock() - since)
                 since = self._clock()
-                log.info("scaled", extra={"function": key, "from": before, "to": wanted})
+                logger.info("scaled", extra={"function": key, "from": before, "to": wanted})
         finally:
             state.patching = None
 
     async def _spare_busy_pods(self, key: str, state: _State) -> None:
-        """Before pods go: the busy ones are dear, the idle ones cheap. Best effort, a pod that drains loses nothing."""
+        """Before pods are removed: a higher deletion cost for the busy ones. Best effort: draining loses nothing."""
         busy: dict[str, int] = {}
         for demands in self._demand.values():
             for pod, count in demands[key].pods.items() if key in demands else ():
@@ -230,4 +232,4 @@ class Scaler:
         )
         for result in results:
             if isinstance(result, Exception):
-                log.info("cannot mark a pod's deletion cost", extra={"function": key, "error": str(result)})
+                logger.info("cannot mark a pod's deletion cost", extra={"function": key, "error": str(result)})

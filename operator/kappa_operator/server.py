@@ -9,18 +9,21 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 STUCK_SECONDS: Final = 120.0
-"""Work waits and none was done for so long: a restart is the better guess."""
+"""Work waits, and none was done for this time: a restart is more likely to help than to harm."""
 FRESH_SECONDS: Final = 30.0
 
 
 class Health:
-    """What the probes are told. A standby is healthy and ready; a leader must have synced and must get work done."""
+    """What the probes report. A standby is healthy and ready; a leader must have synced and must get work done.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    `waiting()` is how many Functions wait to be reconciled.
+    """
+
+    def __init__(self, waiting: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._waiting = waiting
         self._clock = clock
         self.leading = False
         self.synced = False
-        self.waiting: Callable[[], int] = lambda: 0
         self._last_progress = clock()
 
     def progress(self) -> None:
@@ -29,13 +32,13 @@ class Health:
 
     def _behind(self) -> float:
         """Seconds for which work has waited without any being done."""
-        if not self.waiting():
+        if not self._waiting():
             self.progress()
         return self._clock() - self._last_progress
 
     def healthy(self) -> tuple[bool, str]:
         if self.leading and self._behind() > STUCK_SECONDS:
-            return False, f"{self.waiting()} Functions wait and none was reconciled for {self._behind():.0f} s"
+            return False, f"{self._waiting()} Functions wait and none was reconciled for {self._behind():.0f} s"
         return True, "ok"
 
     def ready(self) -> tuple[bool, str]:
@@ -44,7 +47,7 @@ class Health:
         if not self.synced:
             return False, "the first full list is not through yet"
         if self._behind() > FRESH_SECONDS:
-            return False, f"{self.waiting()} Functions wait and none was reconciled for {self._behind():.0f} s"
+            return False, f"{self._waiting()} Functions wait and none was reconciled for {self._behind():.0f} s"
         return True, "leading"
 
 

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         description='Runtimes that Functions may name, JSON: {"python3.13": {"image": "kappa/runtime-python:dev"}}.',
     )
     agent_image: str = Field(
-        default="", description="The agent's image beside a user's Lambda image. Default: the first runtime's."
+        default="", description="The image of the sidecar agent for Lambda images. Default: the first runtime's."
     )
     namespaces: list[str] = Field(
         default_factory=list, description="JSON list of the namespaces to serve. Default: all of the cluster."
@@ -44,57 +44,64 @@ class Settings(BaseSettings):
         default="",
         pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
         max_length=63,
-        description="Serve only Functions whose label kappa.run/operator has this value, for a second operator in one cluster. Default: those without the label.",
+        description="Serve only Functions whose label kappa.run/operator has this value, so that several operators can"
+        " share a cluster. Default: serve those without the label.",
     )
     namespace: str = Field(default="kappa-system", description="The operator's own namespace: Lease and gateways.")
     identity: str = Field(
         default_factory=lambda: os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
-        description="Who this replica is in the Lease. Default: the pod's name.",
+        description="This replica's identity in the Lease. Default: the pod's name.",
     )
     gateway_url: str = Field(
-        default="http://kappa-gateway.kappa-system", description="Where users reach the gateway: status.url starts so."
+        default="http://kappa-gateway.kappa-system",
+        description="The URL at which users reach the gateway; status.url begins with it.",
     )
     gateways: list[str] = Field(
         default_factory=list,
-        description="JSON list of demand stream base URLs, such as http://127.0.0.1:8081, for development. Default: the gateway pods of the own namespace.",
+        description="JSON list of base URLs of demand streams, such as http://127.0.0.1:8081, for development. "
+        "Default: the gateway pods in the operator's namespace.",
     )
     region: str = Field(default="us-east-1", description="The AWS region that functions see.")
     account: str = Field(default="000000000000", description="The AWS account id in functions' ARNs.")
 
-    pool_size: int = Field(default=0, ge=0, le=1000, description="Free pods in each warm pool; 0: no pools.")
+    pool_size: int = Field(default=0, ge=0, le=1000, description="Free pods in each pool; 0: no pools.")
     pool_runtimes: dict[str, PoolSize] = Field(
-        default_factory=dict, description='Runtime → size, in place of POOL_SIZE, JSON: {"python3.13": 3}.'
+        default_factory=dict, description='Runtime → size, overrides POOL_SIZE, JSON: {"python3.13": 3}.'
     )
     pool_namespaces: dict[str, dict[str, PoolSize]] = Field(
         default_factory=dict,
-        description='Namespace → runtime → size, before both, JSON: {"team-a": {"python3.13": 0}}.',
+        description='Namespace → runtime → size, overrides both, JSON: {"team-a": {"python3.13": 0}}.',
     )
     pool_max_size: int = Field(
-        default=10, ge=1, le=1000, description="The most that a burst of claims raises a pool to."
+        default=10, ge=1, le=1000, description="The largest size to which a burst of claims raises a pool."
     )
     pool_memory_limit: str = Field(
         default="512Mi",
         pattern=QUANTITY_PATTERN,
-        description="A free pod's memory limit; Functions with more start pods of their own.",
+        description="A pool pod's memory limit; Functions with more memory do not use pools.",
     )
     pool_preload: list[str] | None = Field(
         default=None,
-        description="JSON list of modules that a free pod has imported. Default: the runtime image's own choice.",
+        description="JSON list of modules that a pool pod imports in advance. Default: the runtime image's default.",
     )
     pool_private_key: SecretStr = Field(
         default=SecretStr(""),
-        description="The gateways' Ed25519 key, 32 bytes in base64: its public half is for the free pods; empty: POOL_PUBLIC_KEY.",
+        description="The gateways' Ed25519 private key, 32 bytes in base64, whose public half pool pods get; empty: "
+        "POOL_PUBLIC_KEY.",
     )
     pool_public_key: str = Field(
         default="",
-        description="Base64 of the Ed25519 key that the gateways' signatures are checked with, in place of POOL_PRIVATE_KEY; neither: no pools.",
+        description="The Ed25519 public key, base64, that verifies the gateways' signatures, instead of "
+        "POOL_PRIVATE_KEY; neither: no pools.",
     )
 
-    host: str = Field(default="0.0.0.0", description="The address that health and metrics listen on.")  # noqa: S104
+    host: str = Field(default="0.0.0.0", description="The address of the health and metrics server.")  # noqa: S104
     port: int = Field(
-        default=names.OPERATOR_PORT, ge=0, le=65535, description="Their port; 0 takes a free one and logs it."
+        default=names.OPERATOR_PORT, ge=0, le=65535, description="Its port; 0: any free one, which is logged."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The lowest level that is logged."
+    )
     log_format: Literal["json", "text"] = Field(default="json", description="json, or text for a terminal.")
 
     workers: int = Field(default=8, ge=1, le=64, description="Functions reconciled at the same time.")
@@ -103,16 +110,20 @@ class Settings(BaseSettings):
         default=2,
         ge=0,
         le=100,
-        description="How many new pod templates are tried at the same time, each with one pod; 0 tries none.",
+        description="How many new revisions are verified at the same time, each with one pod; 0: none.",
     )
-    verify_timeout: float = Field(default=60.0, gt=0, description="Seconds that such a try may take.")
+    verify_timeout: float = Field(default=60.0, gt=0, description="Seconds that a verification may take.")
 
     lease_name: str = Field(default="kappa-operator", description="The Lease's name.")
-    lease_duration: float = Field(default=10.0, gt=0, description="Seconds after which a silent leader is replaced.")
-    renew_deadline: float = Field(
-        default=7.0, gt=0, description="Seconds without a renewal after which the leader gives up."
+    lease_duration: float = Field(
+        default=10.0, gt=0, description="Seconds without a renewal after which another replica takes the Lease."
     )
-    retry_period: float = Field(default=1.5, gt=0, description="Seconds between tries to get or renew the Lease.")
+    renew_deadline: float = Field(
+        default=7.0, gt=0, description="Seconds without a renewal after which the leader stops leading."
+    )
+    retry_period: float = Field(
+        default=1.5, gt=0, description="Seconds between attempts to acquire or renew the Lease."
+    )
 
     demand_timeout: float = Field(
         default=5.0, gt=0, description="Seconds of silence after which a gateway's demand stream counts as broken."
@@ -129,7 +140,7 @@ class Settings(BaseSettings):
 
     @property
     def function_selector(self) -> str:
-        """The label selector of the Functions to serve."""
+        """The label selector of the Functions that this operator serves."""
         return f"{names.LABEL_OPERATOR}={self.name}" if self.name else f"!{names.LABEL_OPERATOR}"
 
     def platform(self) -> manifests.Platform:
@@ -168,7 +179,7 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """The settings of the environment. Raises `ValueError` with a line for each variable that is wrong."""
+    """The settings from the environment. Raises `ValueError` with a line for each variable that is wrong."""
     try:
         settings = Settings()
     except ValidationError as error:
@@ -181,6 +192,6 @@ def load() -> Settings:
     except SettingsError as error:
         text = str(error)
         name = text.split('"')[1].upper() if '"' in text else "?"
-        raise ValueError(f"{PREFIX}{name}={os.environ.get(PREFIX + name)!r}: this is not JSON, and must be") from None
+        raise ValueError(f"{PREFIX}{name}={os.environ.get(PREFIX + name)!r}: this is not JSON") from None
     settings.pools()
     return settings

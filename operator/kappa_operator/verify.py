@@ -1,11 +1,12 @@
 """Trying each new pod template once, so that broken code or a wrong image shows within seconds of `kubectl apply`.
 
-A try asks the scaler to hold one pod; the status, derived from that pod, is the verdict. At most `concurrency` tries run
-at a time. A template that cannot start is tried again later and later, since what is missing may come; a template
-whose code does not load is not: an invocation will start it anyway.
+A try asks the scaler to hold one pod; the status, derived from that pod, is the verdict. At most `concurrency` tries
+run at a time. A template that cannot start is tried again, with growing delays, since what is missing may come. A
+template whose code does not load is not: an invocation will start it anyway.
 """
 
 import asyncio
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 from kappa_core.function import Function, FunctionStatus
 from kappa_core.reasons import ConditionType, Reason
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LINGER_SECONDS: Final = 20.0
 """A pod that cannot start stays this long: the kubelet tries again by itself, and the Secret may be about to come."""
@@ -64,7 +65,7 @@ class Verifier:
     def consider(self, key: str, function: Function, status: FunctionStatus, revision: str, *, failing: bool) -> None:
         """Called with every derived status: begin a try, take its verdict, or let it go.
 
-        `failing`: a pod of this revision says so now; the status also remembers what an earlier one said.
+        `failing`: a pod of this revision fails now; the status also remembers what an earlier one reported.
         """
         if not self._concurrency:
             return
@@ -111,7 +112,7 @@ class Verifier:
                 continue
             attempt.state = "active"
             self._active.add(key)
-            attempt.timer = self._call_later(self._timeout, lambda key=key, attempt=attempt: self._rest(key, attempt))  # type: ignore[misc]
+            attempt.timer = self._call_later(self._timeout, functools.partial(self._rest, key, attempt))
             self._scaler.hold(key)
 
     def _linger(self, key: str, attempt: _Try) -> None:
@@ -132,7 +133,7 @@ class Verifier:
         self._active.discard(key)
         self._scaler.release(key)
         attempt.timer = self._call_later(delay, lambda: self._again(key, attempt))
-        log.info("a pod template has not started yet", extra={"function": key, "next_try_in": delay})
+        logger.info("a pod template has not started yet", extra={"function": key, "next_try_in": delay})
         self._pump()
 
     def _again(self, key: str, attempt: _Try) -> None:

@@ -1,36 +1,29 @@
-"""kopf's part: it watches, and each event only updates the cache and puts a Function's key on the work queue.
+"""kopf's part: it watches, and each event only updates the cache's stores and puts a Function's key on the work queue.
 
-Only `on.event` handlers: no finalizers, no annotations, no state of kopf's on anybody's objects.
+Only `on.event` handlers: no finalizers, no annotations, none of kopf's state on any object.
 """
 
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 import kopf
 from kopf import ConnectionInfo, OperatorRegistry, OperatorSettings
 
 from kappa_core import names
-from kappa_core.observed import DeploymentFacts
+from kappa_core.observed import DeploymentFacts, deployment_facts
+from kappa_kube.configuration import Configuration, authorization
+from kappa_kube.store import Store
 from kappa_operator import cache as facts
-from kappa_operator.cache import Cache, Store
-from kappa_operator.client import Api
+from kappa_operator import selectors
+from kappa_operator.cache import Cache
 
-log = logging.getLogger(__name__)
-
-OURS: Final = (
-    f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},"
-    f"{names.LABEL_COMPONENT} in ({names.COMPONENT_FUNCTION},{names.COMPONENT_POOL})"
-)
-"""Functions' and pools' Deployments and pods."""
-POOLS: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY},{names.LABEL_POOL}"
-CONFIG_MAPS: Final = "metadata.name!=kube-root-ca.crt"
-"""Every namespace has that one, and no function uses it."""
+logger = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Feeds `cache`, and `enqueue` and `enqueue_pool` with the keys of what kopf sees."""
+    """Updates `cache`, and calls `enqueue` and `enqueue_pool` with the keys of what changed."""
 
     def __init__(
         self,
@@ -67,7 +60,7 @@ class Watcher:
         self._disowned(self._cache.pools, raw, self._enqueue_pool)
 
     def _disowned(self, store: Store[DeploymentFacts], raw: Mapping[str, Any], enqueue: Callable[[str], None]) -> None:
-        """Somebody took our label from a Deployment that was ours: it is to be put back, as if it were new."""
+        """The label that made this Deployment ours was removed: reconcile, which puts it back."""
         uid = raw["metadata"].get("uid")
         for key in [key for key in store if (known := store.get(key)) is not None and known.uid == uid]:
             store.remove(key)
@@ -87,7 +80,7 @@ class Watcher:
             if known is not None and known.uid != raw["metadata"].get("uid"):
                 return
             store.remove(key)
-        elif not store.put(key, facts.deployment_record(raw)):
+        elif not store.put(key, deployment_facts(raw)):
             return
         enqueue(key)
 
@@ -111,12 +104,12 @@ class Watcher:
             self._enqueue(user)
 
 
-def registry(watcher: Watcher, api: Api) -> OperatorRegistry:
-    """kopf's handlers, in a registry of their own."""
+def registry(watcher: Watcher, configuration: Callable[[], Awaitable[Configuration]]) -> OperatorRegistry:
+    """kopf's handlers, in a registry of their own; `configuration()` is the floor's, with its credentials."""
     handlers = kopf.OperatorRegistry()
 
     async def login(**_: Any) -> ConnectionInfo:
-        return await connection_info(api)
+        return await connection_info(await configuration())
 
     def handle(resource: tuple[str, str, str], take: Callable[..., None]) -> None:
         async def handler(event: Mapping[str, Any], **_: Any) -> None:
@@ -124,11 +117,12 @@ def registry(watcher: Watcher, api: Api) -> OperatorRegistry:
                 take(event["object"], gone=event["type"] == "DELETED")
             except Exception:
                 # A single object that cannot be read must not stop the watch.
-                log.exception("cannot read an object", extra={"object": facts.object_key(event["object"])})
+                logger.exception("cannot read an object", extra={"object": facts.object_key(event["object"])})
 
         kopf.on.event(*resource, registry=handlers, id=take.__name__)(handler)
 
-    kopf.on.login(registry=handlers, id="login")(login)
+    # the credentials may be unreadable for a moment, and kopf would wait for a minute
+    kopf.on.login(registry=handlers, id="login", backoff=1.0)(login)
     handle((names.GROUP, names.VERSION, names.PLURAL), watcher.function)
     handle(("apps", "v1", "deployments"), watcher.deployment)
     handle(("", "v1", "pods"), watcher.pod)
@@ -137,8 +131,8 @@ def registry(watcher: Watcher, api: Api) -> OperatorRegistry:
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """kopf copies each object in full, to see what its change handlers would want to know. We have none, and it was
-    nearly half of what kopf does for an event: time that a cold start's processes had better have."""
+    """kopf copies each object in full, for its change handlers. We have none, and that was nearly half of kopf's work
+    for an event: time that a cold start's processes need more."""
 
     def build(self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -165,9 +159,9 @@ def settings(function_selector: str) -> OperatorSettings:
     options.watching.reconnect_backoff = 0.1
     options.watching.chunk_size = 250
     options.watching.label_selectors[names.GROUP, names.VERSION, names.PLURAL] = function_selector
-    options.watching.label_selectors["deployments"] = OURS
-    options.watching.label_selectors["pods"] = OURS
-    options.watching.field_selectors["configmaps"] = CONFIG_MAPS
+    options.watching.label_selectors["deployments"] = selectors.OURS
+    options.watching.label_selectors["pods"] = selectors.OURS
+    options.watching.field_selectors["configmaps"] = selectors.CONFIG_MAPS
     options.networking.request_timeout = 30
     # A task per object lives this long after its last event.
     options.queueing.idle_timeout = 0.5
@@ -175,8 +169,8 @@ def settings(function_selector: str) -> OperatorSettings:
     return options
 
 
-class Connection(ConnectionInfo):
-    """kopf's credentials, verified as the operator's own client does: without Python 3.13's X509_STRICT."""
+class _Connection(ConnectionInfo):
+    """kopf's connection, verified as `kappa_kube.connection` does: without Python 3.13's X509_STRICT."""
 
     def as_ssl_context(self) -> ssl.SSLContext:
         context = super().as_ssl_context()
@@ -184,12 +178,10 @@ class Connection(ConnectionInfo):
         return context
 
 
-async def connection_info(api: Api) -> ConnectionInfo:
-    """kopf's credentials, from the same configuration as the operator's own client."""
-    configuration = api.configuration
-    header = await configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-    scheme, _, token = (header or "").partition(" ")
-    return Connection(
+async def connection_info(configuration: Configuration) -> ConnectionInfo:
+    """The same address and credentials for kopf."""
+    scheme, _, token = (await authorization(configuration)).partition(" ")
+    return _Connection(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
         insecure=not configuration.verify_ssl,

@@ -160,7 +160,7 @@ class PoolProtocol(AgentProtocol):
         try:
             received = specialize.read(self._pool, request)
             self.check_invocation(request, received.specialization.request_id)
-            request.body = received.event
+            request.body = received.payload
         except (request_format.Malformed, BadRequest) as error:
             self.fail(400, "InvalidRequest", str(error))
         except request_format.Refused as refused:

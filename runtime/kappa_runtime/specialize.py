@@ -59,9 +59,9 @@ def rehearse(pool: Pool) -> None:
     config = AgentConfig(function_name=ahead.REHEARSAL, handler="main.handler", runtime=pool.config.runtime)
     key = SigningKey(bytes(32))
     asked = Specialization(
-        pod_uid="", request_id=ahead.REHEARSAL, revision="", issued_at=pool.started, config=config, env={}
+        pod_uid="", request_id=ahead.REHEARSAL, spec_hash="", issued_at=pool.started, config=config, env={}
     )
-    body = specialize.encode(asked, code=b"", event=b"{}", sign=lambda message: key.sign(message).signature)
+    body = specialize.encode(asked, code=b"", payload=b"{}", sign=lambda message: key.sign(message).signature)
     verify = verifier(base64.b64encode(bytes(key.verify_key)).decode())
     received = specialize.read(body, pod_uid="", now=pool.started, agent_started=pool.started, verify=verify)
     config = received.specialization.config.replace(**pool.config.own())
@@ -86,7 +86,7 @@ def become_agent(pool: Pool, received: Received, began: float) -> None:
     )
     agent.readiness.whose = {
         "function": names.function_key(config.function_namespace, config.function_name),
-        "revision": specialization.revision,
+        "specHash": specialization.spec_hash,
     }
     agent.specialized = began, time.perf_counter()
     pool.agent = agent

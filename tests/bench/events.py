@@ -159,8 +159,8 @@ class Raw:
 async def gateway_role(announce: int, queue_url: str, pod_port: int) -> None:
     from kappa_core import logs
     from kappa_core.function import Function
-    from kappa_gateway.pods.platform import Pod, Sink
     from kappa_gateway.main import serve
+    from kappa_gateway.pods.platform import Pod, Sink
     from kappa_gateway.settings import Settings
 
     logs.configure("warning", "text")

@@ -17,8 +17,9 @@ import sys
 import time
 from typing import Any
 
-from cluster import Cluster, connect, namespace, post, summary, until
 from coldstart import apply_function, gone, pool_is_full
+
+from cluster import Cluster, connect, namespace, post, summary
 
 NAME = "one-pod"
 CALLS = 100

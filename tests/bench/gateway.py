@@ -126,8 +126,8 @@ async def stub_role(announce: int) -> None:
 async def gateway_role(announce: int, pods: dict[str, Any]) -> None:
     from kappa_core import logs
     from kappa_core.function import Function
-    from kappa_gateway.pods.platform import Pod, Sink
     from kappa_gateway.main import serve
+    from kappa_gateway.pods.platform import Pod, Sink
     from kappa_gateway.settings import Settings
 
     logs.configure("warning", "text")

@@ -75,13 +75,13 @@ def cold_start(python: str) -> dict[str, float]:
             Specialization(
                 pod_uid="uid",
                 request_id=REQUEST_ID,
-                revision="1",
+                spec_hash="1",
                 issued_at=time.time(),
                 config=config,
                 env={"GREETING": "hi"},
             ),
             code=b"",
-            event=EVENT,
+            payload=EVENT,
             sign=lambda message: key.sign(message).signature,
         )
         request = (

@@ -244,7 +244,7 @@ def test_kubectl_shows_the_columns(api: Api, kubectl: Any) -> None:
     }  # fmt: skip
     status = {
         "conditions": [condition], "replicas": 2, "url": "http://gateway/fn/default/shown",
-        "coldStart": {"path": "Pool", "reason": "A cold start takes over a warm pod."},
+        "coldStart": {"path": "Pool", "reason": "A cold start claims a warm pod."},
     }  # fmt: skip
     resource = f"functions.{api.group}"
     kubectl(

@@ -14,9 +14,10 @@ from waiting import eventually as until
 
 from kappa_core import names
 from kappa_core.function import Function
+from kappa_gateway.cluster import KubernetesBackend
 from kappa_gateway.pods.platform import Peer, Pod, PoolPod
-from kappa_gateway.kubernetes import KubernetesBackend
-from kappa_gateway.kubernetes.api import ApiServer
+from kappa_kube.client import Client
+from kappa_kube.connection import Connection
 
 pytestmark = pytest.mark.cluster
 
@@ -146,7 +147,7 @@ async def test_a_pod_from_its_creation_to_its_end(kubectl: Any, namespace: str, 
     sink = await follow(namespace)
     before = time.time()
     await asyncio.to_thread(kubectl.apply, pod("p"), namespace=namespace)
-    await until(lambda: "p" in sink.pods and sink.pods["p"].ready, "the pod, ready", within=60)
+    await until(lambda: "p" in sink.pods and "ready" in sink.pods["p"].phases, "the pod, ready", within=60)
     ready = sink.pods["p"]
     assert sink.seen[0].host is None, "it was told of before it had an address"
     assert (ready.function, ready.concurrency, ready.port, ready.protocol) == ("hello", 3, 8080, "lambda")
@@ -176,14 +177,12 @@ async def test_the_whole_cluster_and_a_list_of_namespaces(
 
 async def test_a_place_that_is_too_old_is_answered_with_410_as_an_event(kubeconfig: str) -> None:
     """What the reflector's new list rests on, and the contract tests' fake imitates."""
-    api = ApiServer(kubeconfig)
-    try:
-        query = {"watch": "true", "resourceVersion": "1", "allowWatchBookmarks": "true", "timeoutSeconds": "5"}
-        async with aclosing(api.events("/api/v1/pods", query, 10)) as events:
+    async with Connection("kappa-test", kubeconfig=kubeconfig) as connection:
+        client = Client(connection, "kappa-test")
+        query = {"resourceVersion": "1", "timeoutSeconds": "5"}
+        async with aclosing(client.watch("/api/v1/pods", query, 10)) as events:
             async for event in events:
                 assert (event["type"], event["object"]["code"]) == ("ERROR", 410)
                 break
             else:
                 pytest.fail("the server sent nothing")
-    finally:
-        await api.close()

@@ -120,8 +120,13 @@ def test_a_function_is_ready_its_code_tried_and_the_pod_let_go(cluster: Cluster,
 
 def test_it_leaves_no_mark_on_users_objects(cluster: Cluster, eventually: Any) -> None:
     cluster.kubectl.apply(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "marks", "namespace": cluster.namespace}, "data": {"main.py": GOOD}}
-    )  # fmt: skip
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "marks", "namespace": cluster.namespace},
+            "data": {"main.py": GOOD},
+        }
+    )
     cluster.apply("unmarked", code={"configMap": {"name": "marks"}})
     eventually(lambda: cluster.condition("unmarked", "CodeAvailable").get("reason") == "CodeLoaded")
     config_map = cluster.kubectl.json("get", "configmap", "marks", namespace=cluster.namespace)

@@ -84,13 +84,13 @@ class Namespace:
             Specialization(
                 pod_uid=pod["metadata"]["uid"],
                 request_id=request_id,
-                revision=pool.revision(function),
+                spec_hash=pool.spec_hash(function),
                 issued_at=time.time(),
                 config=manifests.agent_config(function, Platform()),
                 env=pool.environment(function),
             ),
             code=b"",
-            event=json.dumps(event or {}).encode(),
+            payload=json.dumps(event or {}).encode(),
             sign=lambda message: self.key.sign(message).signature,
         )
         request = urllib.request.Request(
@@ -114,7 +114,7 @@ class Namespace:
                 "function": function.metadata.name,
                 "pod": pod["metadata"]["name"],
                 "pod_uid": pod["metadata"]["uid"],
-                "revision": pool.revision(function),
+                "spec_hash": pool.spec_hash(function),
             }
             for pod in pods
         ]

@@ -1,22 +1,81 @@
 """`kappa local up` as a process of its own, as a user runs it, and ways to ask it."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
+from processes import descendants
 from waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
+NO_SPARE = ("--spare", "0")
+"""Every child process is then a function's."""
+HELLO = 'def handler(event, context):\n    return {"hello": event.get("name", "world")}'
+
+
+def returning(value: object) -> str:
+    """Code of a function that returns this."""
+    return f"def handler(event, context):\n    return {value!r}"
+
+
+FUNCTION = """
+apiVersion: kappa.run/v1alpha1
+kind: Function
+metadata: {{name: {name}}}
+spec:
+  runtime: python3.13
+  handler: main.handler
+  timeout: {timeout}
+  concurrency: {concurrency}
+  scaling: {{keepWarm: {keep_warm}, maxReplicas: {max_replicas}}}
+  {spec}
+  code:
+    inline: |
+{code}
+"""
+
+
+def manifest_text(
+    name: str,
+    code: str,
+    *,
+    timeout: str = "10s",
+    concurrency: int = 1,
+    keep_warm: str = "5m",
+    max_replicas: int = 10,
+    spec: str = "",
+) -> str:
+    """A Function with inline code; `spec` is one more line of its spec."""
+    return FUNCTION.format(
+        name=name,
+        code=indent(code.strip("\n"), "      "),
+        timeout=timeout,
+        concurrency=concurrency,
+        keep_warm=keep_warm,
+        max_replicas=max_replicas,
+        spec=spec,
+    )
+
+
+def lasting_port() -> int:
+    """A free port that stays free while nothing listens on it: the system gives nobody else a port of this range."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass(frozen=True)
@@ -39,7 +98,7 @@ class KappaLocal:
         self.output = ""
         self.port = 0
         self.temporary = Path(tempfile.mkdtemp(prefix="kappa-test-"))
-        """What it takes for the system's temporary folder; `stop` removes it."""
+        """Its temporary folder (TMPDIR); `stop` removes it."""
         self.env = {
             **os.environ,
             "TMPDIR": str(self.temporary),
@@ -52,9 +111,7 @@ class KappaLocal:
     async def start(self) -> "KappaLocal":
         """Returns once it serves. Fails the test with its output when it ends before."""
         await self.spawn()
-        await eventually(
-            lambda: "Try:" in self.output or "Edit a file" in self.output or self.ended, "the banner", within=30
-        )
+        await eventually(lambda: "Edit a file" in self.output or self.ended, "the banner", within=60)
         match = re.search(r"on http://127\.0\.0\.1:(\d+)", self.output)
         assert match, f"it did not start:\n{self.output}"
         self.port = int(match[1])
@@ -65,7 +122,7 @@ class KappaLocal:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "kappa_gateway.cli.main",
+            "kappa_cli.main",
             "local",
             "up",
             *map(str, self.paths),
@@ -101,7 +158,7 @@ class KappaLocal:
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    async def wait(self, within: float = 15.0) -> int:
+    async def wait(self, within: float = 60.0) -> int:
         """Its exit status (negative: the signal)."""
         assert self._process is not None
         assert self._reading is not None
@@ -134,7 +191,6 @@ class KappaLocal:
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
         except http.client.RemoteDisconnected as error:
-            # whoever meets this wants to know what it was about
             error.add_note(f"ended: {self.ended}; its output:\n{self.output[-4000:]}")
             raise
         finally:
@@ -144,46 +200,27 @@ class KappaLocal:
         path = f"/2015-03-31/functions/{name}/invocations"
         return await self.request("POST", path, json.dumps(event if event is not None else {}), headers)
 
-    async def says(self, text: str, within: float = 15.0) -> None:
+    def invoke_now(self, name: str) -> Answer:
+        """As `invoke`, for the conditions of `eventually`."""
+        return self.request_now("POST", f"/2015-03-31/functions/{name}/invocations", "{}")
+
+    async def outcome(self, function: str, request_id: str) -> Any:
+        """What the status API says of an asynchronous invocation, once it has ended."""
+        path = f"/v1/namespaces/default/functions/{function}/async/{request_id}"
+
+        def ended() -> Any:
+            said = self.request_now("GET", path).json
+            return said if said["status"] in ("succeeded", "failed", "expired") else None
+
+        return await eventually(ended, f"the end of {request_id}", within=60)
+
+    async def says(self, text: str, within: float = 60.0) -> None:
         await eventually(lambda: text in self.output, f"{text!r} in the output", within=within)
 
     def folders(self) -> list[Path]:
-        """What it keeps in the temporary folder; the queue's file is elsewhere, and stays."""
+        """What it keeps in the temporary folder, except the queue's file, which stays."""
         return [path for path in self.temporary.iterdir() if path.name != "state"]
 
     def children(self) -> set[int]:
         """Every process below it."""
         return descendants(self.pid)
-
-
-def descendants(pid: int) -> set[int]:
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            fields = stat.rpartition(")")[2].split()
-            if fields[0] != "Z":
-                parents.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: set[int] = set()
-    queue = [pid]
-    while queue:
-        for child in parents.get(queue.pop(), ()):
-            found.add(child)
-            queue.append(child)
-    return found
-
-
-def alive(pids: set[int]) -> set[int]:
-    """Those that still run (a zombie does not)."""
-    running = set()
-    for pid in pids:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            continue
-        if stat.rpartition(")")[2].split()[0] != "Z":
-            running.add(pid)
-    return running

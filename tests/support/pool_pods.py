@@ -80,14 +80,14 @@ class FakePoolPod:
         if self.hold is not None:
             await self.hold.wait()
         headers = {wire.PHASES: "verify=0.01,code=0.02,init=0.03,run=0.04", wire.EXECUTED_VERSION: "$LATEST"}
-        return self.tools.response(got.event, headers=headers)
+        return self.tools.response(got.payload, headers=headers)
 
     def become(self, got):
         self.taken = got.specialization
         config = got.specialization.config
         function = f"{config.function_namespace}/{config.function_name}"
         self.pod.ready_answer = self.tools.response(
-            json.dumps({"state": "ready", "function": function, "revision": got.specialization.revision}).encode()
+            json.dumps({"state": "ready", "function": function, "specHash": got.specialization.spec_hash}).encode()
         )
 
     def refusal(self, status, reason):

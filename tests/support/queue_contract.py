@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +20,8 @@ LONG = 30.0
 
 
 class Clock:
-    """The time of day, and what a test has skipped of it. Times that a test may skip can be so long that no busy machine
-    reaches them by itself."""
+    """The time of day, and the time that a test skipped. Leases that a test skips can be so long that no slow machine
+    lets them expire."""
 
     def __init__(self) -> None:
         self.skipped = 0.0
@@ -71,7 +71,7 @@ class Queues:
         return queue
 
     def seconds(self, server: float) -> float:
-        """How long a time should be that a test waits for: `server`, in seconds, where the queue's server has its own clock."""
+        """The length of a time that a test waits for: `server`, where the queue's server has its own clock."""
         return server if self.backend.clock is None else 600.0
 
     def now(self) -> float:
@@ -82,6 +82,13 @@ class Queues:
         """Let so much time pass. A server's clock cannot be moved: there, what follows must wait for its condition."""
         if self.backend.clock is not None:
             self.backend.clock.skipped += seconds
+
+    async def not_before(self, seconds: float, early: Callable[[], Awaitable[object]]) -> None:
+        """`skip`, with a look shortly before: `early` must be false then."""
+        if self.backend.clock is not None:
+            self.skip(seconds * 0.96)
+            assert not await early()
+            self.skip(seconds * 0.04)
 
     async def elapse(self, seconds: float) -> None:
         """Let so much time pass, before something that must not have happened by then."""

@@ -75,11 +75,13 @@ def test_nothing_names_a_path_of_the_machine_it_was_made_on() -> None:
     folders = [
         ".ci",
         "charts",
+        "cli",
         "core",
         "crds",
         "docs",
         "examples",
         "gateway",
+        "kube",
         "operator",
         "runtime",
         "scripts",

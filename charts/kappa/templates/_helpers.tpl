@@ -1,4 +1,4 @@
-{{/* The prefix of every name: the release's name, with the chart's where it is not in it. */}}
+{{/* The prefix of every name: the release's name, followed by the chart's unless it contains it. */}}
 {{- define "kappa.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
@@ -14,7 +14,7 @@
 {{- printf "%s/%s:%s" (trimSuffix "/" .root.Values.image.registry) .name (.root.Values.image.tag | default .root.Chart.AppVersion) -}}
 {{- end -}}
 
-{{/* What identifies a part's pods; never changes: (dict "root" $ "component" "gateway"). The operator finds gateways by the name and the component, so the name is not the release's to change. */}}
+{{/* The labels that select a part's pods: (dict "root" $ "component" "gateway"). They must never change. The operator finds gateways by name and component, so the name does not depend on the release. */}}
 {{- define "kappa.selectorLabels" -}}
 app.kubernetes.io/name: kappa
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -34,7 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name (.root.Chart.Version | replace
 {{- $part.serviceAccount.name | default (printf "%s-%s" (include "kappa.fullname" .root) .component) -}}
 {{- end -}}
 
-{{/* What the pods of all parts have in common: (dict "root" $ "component" "gateway"), with "part" where the values of that name are not the part's. */}}
+{{/* The part of a pod spec that all parts share: (dict "root" $ "component" "gateway"); "part" names the values if they are not under the component's name. */}}
 {{- define "kappa.podSettings" -}}
 {{- $part := .part | default (index .root.Values .component) -}}
 serviceAccountName: {{ include "kappa.serviceAccountName" . }}
@@ -84,7 +84,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* A variable, its value always text. */}}
+{{/* An environment variable; its value is always text. */}}
 {{- define "kappa.env" -}}
 - name: {{ .name }}
   value: {{ .value | toString | quote }}

@@ -1,4 +1,4 @@
-{{/* The configuration of the chart's own NATS. What begins with $ comes from the pod's environment (kappa.natsEnv). */}}
+{{/* The configuration of the chart's own NATS. Names with $ are environment variables of the pod (kappa.natsEnv). */}}
 {{- define "kappa.natsConfig" -}}
 {{- $nats := .Values.queue.nats -}}
 server_name: $SERVER_NAME
@@ -9,10 +9,10 @@ max_payload: 8MB
 jetstream {
   store_dir: /data
   max_memory_store: 64MB
-  # Nine tenths of the volume: a server whose disk is full turns JetStream off.
+  # Nine tenths of the volume, as a server whose disk is full turns JetStream off.
   max_file_store: {{ include "kappa.bytes" (dict "quantity" $nats.storage.size "percent" 90) }}
-  # always: a message is on the disk before it is acknowledged. The server's own default syncs every two minutes, and
-  # what came meanwhile is lost when its machine fails.
+  # always: a message is on the disk before it is acknowledged. By default the server syncs every two minutes, and loses
+  # the messages since the last sync if its machine fails.
   sync_interval: {{ $nats.syncInterval }}
 }
 

@@ -1,4 +1,4 @@
-{{/* Names, and the API server: its address is not known here, so any, on its usual ports. */}}
+{{/* DNS and the API server, whose address is not known here: any address on its usual ports. */}}
 {{- define "kappa.egressToCluster" -}}
 - ports:
     - {port: 53, protocol: UDP}
@@ -7,7 +7,7 @@
     - {port: 6443}
 {{- end -}}
 
-{{/* Pods of functions, and those of warm pools, which become theirs. */}}
+{{/* Function pods and pool pods. */}}
 {{- define "kappa.functionPodLabels" -}}
 matchLabels:
   app.kubernetes.io/managed-by: kappa

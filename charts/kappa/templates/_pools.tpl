@@ -1,6 +1,6 @@
-{{/* Warm pools: whether there are any, and the key with which gateways say whose a free pod becomes. */}}
+{{/* Warm pools: whether there are any, and the key with which gateways sign specialize requests. */}}
 
-{{/* Not empty where some size is above 0. */}}
+{{/* Not empty if some size is above 0. */}}
 {{- define "kappa.pools" -}}
 {{- $sizes := list .Values.pools.size -}}
 {{- $sizes = concat $sizes (values .Values.pools.runtimes) -}}
@@ -16,8 +16,8 @@
 {{- .Values.pools.existingSecret | default (printf "%s-pools" (include "kappa.fullname" .)) -}}
 {{- end -}}
 
-{{/* The key in base64 as a Secret has it, twice: an existing one, else a new one, the same wherever a render asks for it.
-Empty where existingSecret is not seen (helm template). */}}
+{{/* The key as in a Secret, that is, base64 of base64: an existing key, or a new one, which stays the same within a render.
+Empty if existingSecret cannot be read (helm template). */}}
 {{- define "kappa.poolPrivateKey" -}}
 {{- if not (hasKey .Values.pools "foundKey") -}}
 {{- $found := (lookup "v1" "Secret" .Release.Namespace (include "kappa.poolSecret" .)).data | default dict -}}
@@ -27,7 +27,7 @@ Empty where existingSecret is not seen (helm template). */}}
 {{- .Values.pools.foundKey -}}
 {{- end -}}
 
-{{/* Of the pods that have the key in a variable: another key is another pod template, so that none is left with the old one. */}}
+{{/* A hash of the key for the annotations of pods that read it, so that a new key replaces them. */}}
 {{- define "kappa.poolKeyAnnotation" -}}
 {{- if include "kappa.pools" . -}}
 {{- with include "kappa.poolPrivateKey" . -}}

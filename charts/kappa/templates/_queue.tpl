@@ -1,4 +1,4 @@
-{{/* The queue of asynchronous invocations: what the gateway is told, and which values cannot go together. */}}
+{{/* The queue of asynchronous invocations: the gateway's variables, and the checks of values that exclude each other. */}}
 
 {{/* A quantity such as 10Gi as bytes, times .percent / 100; empty for a notation that is not a whole number and a unit. */}}
 {{- define "kappa.bytes" -}}
@@ -24,7 +24,7 @@
 {{- .Values.signingKey.existingSecret | default (printf "%s-signing" (include "kappa.fullname" .)) -}}
 {{- end -}}
 
-{{/* The environment of the chart's own NATS: quoted as NATS' configuration quotes, for it parses the value of a variable. */}}
+{{/* The environment of the chart's own NATS. Values are quoted as in NATS' configuration, which parses them. */}}
 {{- define "kappa.natsEnv" -}}
 {{- $name := include "kappa.natsName" . -}}
 - name: POD_NAME
@@ -57,14 +57,14 @@
 {{- end }}
 {{- with .Values.queue.nats.resources.limits }}
 {{- with include "kappa.bytes" (dict "quantity" (.memory | default "") "percent" 80) }}
-# Go collects garbage before the kernel ends the process.
+# Makes Go collect garbage before the kernel kills the process.
 - name: GOMEMLIMIT
   value: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
-{{/* The gateway's environment about the queue; empty where there is none. */}}
+{{/* The gateway's variables for the queue; empty if there is none. */}}
 {{- define "kappa.queueEnv" -}}
 {{- $queue := .Values.queue -}}
 {{- if $queue.nats.enabled }}
@@ -121,18 +121,18 @@
 {{- end }}
 {{- end -}}
 
-{{/* Refuses what cannot be, saying what to do instead. */}}
+{{/* Refuses values that exclude each other, and says what to do instead. */}}
 {{- define "kappa.checkQueue" -}}
 {{- $queue := .Values.queue -}}
 {{- $nats := $queue.nats -}}
 {{- if and $queue.url $nats.enabled -}}
-{{- fail "queue.url names an existing NATS, and queue.nats.enabled installs another one: set queue.nats.enabled=false, or leave queue.url empty" -}}
+{{- fail "queue.url names an existing NATS, but queue.nats.enabled installs another one: set queue.nats.enabled=false, or leave queue.url empty" -}}
 {{- end -}}
 {{- if and (or $queue.auth.existingSecret $queue.tls.existingSecret) (not $queue.url) -}}
 {{- fail "queue.auth and queue.tls are for an existing NATS: set queue.url and queue.nats.enabled=false. The user of the chart's own NATS is in queue.nats.existingSecret" -}}
 {{- end -}}
 {{- if and $queue.replicas (not $nats.enabled) (not $queue.url) -}}
-{{- fail "queue.replicas is set, and there is no queue: set queue.url, or queue.nats.enabled=true" -}}
+{{- fail "queue.replicas is set, but there is no queue: set queue.url, or queue.nats.enabled=true" -}}
 {{- end -}}
 {{- if and $nats.enabled (gt (int ($queue.replicas | default 1)) (int $nats.replicas)) -}}
 {{- fail (printf "queue.replicas=%v: %v servers cannot keep so many copies; set queue.nats.replicas=3, or leave queue.replicas empty" $queue.replicas $nats.replicas) -}}
@@ -145,7 +145,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What an earlier installation left, or the present one has: its volumes hold events. */}}
+{{/* Checks against the volumes of this or an earlier installation, which hold events. */}}
 {{- define "kappa.checkVolumes" -}}
 {{- $nats := .Values.queue.nats -}}
 {{- $name := include "kappa.natsName" . -}}
@@ -162,7 +162,7 @@
 {{- with lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "data-%s-0" $name) -}}
 {{- $servers := get (.metadata.labels | default dict) "kappa.run/servers" -}}
 {{- if and $servers (ne $servers (toString $nats.replicas)) -}}
-{{- fail (printf "queue.nats.replicas=%v: the volume data-%s-0 holds the events of %s, and NATS does not take them along from one server to several or back. See docs/operating-nats.md, From one server to three" $nats.replicas $name (ternary "one server" (printf "%s servers" $servers) (eq $servers "1"))) -}}
+{{- fail (printf "queue.nats.replicas=%v: the volume data-%s-0 holds the events of %s, and NATS does not keep them when one server becomes several, or the reverse. See docs/operating-nats.md, From one server to three" $nats.replicas $name (ternary "one server" (printf "%s servers" $servers) (eq $servers "1"))) -}}
 {{- end -}}
 {{- if ne .spec.resources.requests.storage $nats.storage.size -}}
 {{- fail (printf "queue.nats.storage.size=%s: the volume claim data-%s-0 asks for %s: change the claim first, or delete it with the events in it. %s" $nats.storage.size $name .spec.resources.requests.storage $help) -}}

@@ -1,4 +1,4 @@
-{{/* What the operator may do where Functions live. */}}
+{{/* The operator's rights in the namespaces of Functions. */}}
 {{- define "kappa.operatorRules" -}}
 - apiGroups: [kappa.run]
   resources: [functions]
@@ -8,23 +8,23 @@
   verbs: [patch]
 - apiGroups: [apps]
   resources: [deployments]
-  # delete: warm pools that no Function uses any more
+  # delete: pools that no Function uses any more
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments/scale]
   verbs: [patch]
 - apiGroups: [""]
   resources: [pods]
-  # patch: the deletion cost, so that idle pods go first, and labels, for pods that came from a warm pool; delete: those of
-  # them that have no place, and pods whose runtime the kubelet starts only after a while
+  # patch: the deletion cost, so that idle pods are deleted first, and the labels of claimed pool pods. delete: claimed pool
+  # pods that are not needed, and pods whose container is in the kubelet's back-off
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [""]
   resources: [pods/resize]
-  # a pod from a warm pool gets its Function's own memory and cpu
+  # resize claimed pool pods to their Function's memory and cpu
   verbs: [patch]
 - apiGroups: [apps]
   resources: [replicasets]
-  # which one a pod from a warm pool is to be adopted by
+  # find the ReplicaSet that adopts a claimed pool pod
   verbs: [list]
 - apiGroups: [""]
   resources: [configmaps]
@@ -34,7 +34,7 @@
   verbs: [create]
 {{- end -}}
 
-{{/* What the operator may do in its own namespace. */}}
+{{/* The operator's rights in its own namespace. */}}
 {{- define "kappa.operatorOwnRules" -}}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
@@ -45,11 +45,11 @@
   verbs: [get, update]
 - apiGroups: [""]
   resources: [pods]
-  # the gateways, for their demand streams
+  # find the gateways, for their demand streams
   verbs: [get, list, watch]
 {{- end -}}
 
-{{/* What the gateway may do where Functions live. */}}
+{{/* The gateway's rights in the namespaces of Functions. */}}
 {{- define "kappa.gatewayRules" -}}
 - apiGroups: [kappa.run]
   resources: [functions]
@@ -59,10 +59,10 @@
   verbs: [get, list, watch]
 {{- end -}}
 
-{{/* What the gateway may do in its own namespace. */}}
+{{/* The gateway's rights in its own namespace. */}}
 {{- define "kappa.gatewayOwnRules" -}}
 - apiGroups: [""]
   resources: [pods]
-  # the other gateways, with whom it shares what may be claimed of warm pools
+  # find the other gateways, with which it shares maxReplicas
   verbs: [list, watch]
 {{- end -}}

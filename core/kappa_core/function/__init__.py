@@ -1,8 +1,8 @@
-"""The Function: the pydantic model that is the one source of the CRD, of defaults and of validation outside a cluster.
+"""The Function: the pydantic model from which the CRD, its defaults and the validation outside a cluster are made.
 
-`Function.model_validate(manifest)` reads a manifest as `kubectl apply` takes it. Every field's description becomes what
-`kubectl explain` prints, so it says what the field does, its unit and its default. Rules that compare fields are `RULES`
-on the class that holds the fields: CEL for the API server, with the same in Python beside it.
+`Function.model_validate(manifest)` reads the manifest that `kubectl apply` accepts. `kubectl explain` prints each
+field's description, so it says what the field does, its unit and its default. Rules over several fields are the `RULES`
+of the class that has the fields: in CEL for the API server, and the same in Python.
 """
 
 from kappa_core.function.async_invocation import (

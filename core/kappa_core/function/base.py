@@ -1,4 +1,4 @@
-"""What every class of the Function model shares: how fields are read, rules over several fields, Kubernetes' own types."""
+"""The base of all classes of the Function model: how fields are read, rules over several fields, Kubernetes' types."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,23 +12,24 @@ from kappa_core.durations import DURATION_PATTERN, QUANTITY_PATTERN
 
 DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-"""The name of most objects in Kubernetes (RFC 1123), at most 253 characters."""
+"""The names of most Kubernetes objects (RFC 1123), at most 253 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a pattern or a bound cannot say, twice: in CEL for the API server, in Python for everywhere else.
+    """A rule that a pattern or a bound cannot express, in two forms: CEL for the API server, Python for everything
+    else.
 
-    `tests/cluster/test_crd.py` holds the two against each other.
+    `tests/cluster/test_crd.py` compares the two.
     """
 
     cel: str
     """https://kubernetes.io/docs/reference/using-api/cel/; `self` is the object that the rule's class describes."""
     holds: Callable[[Any], bool]
-    """The same of an instance of the rule's class (`Any`: that class is only being defined)."""
+    """The same rule for an instance of the class. `Any`, because the class is not defined yet at this point."""
     message: str
     field: str | None = None
-    """The field to blame, as in `timeout`; None: the object itself."""
+    """The field that breaks the rule, such as `timeout`; None: the whole object."""
 
     def to_kubernetes(self) -> dict[str, str]:
         """An entry of `x-kubernetes-validations`."""
@@ -40,7 +41,7 @@ class Rule:
 
 
 class Model(BaseModel):
-    """camelCase in manifests, snake_case in Python; null is as good as absent, as for the API server."""
+    """camelCase in manifests, snake_case in Python. As for the API server, null means absent."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
     RULES: ClassVar[tuple[Rule, ...]] = ()
@@ -55,7 +56,8 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        """All that are broken make one error of type `value_error`, with `(field or None, message)` of each in its context."""
+        """Raises one error of type `value_error` for all broken rules, each as `(field or None, message)` in its
+        context."""
         broken = [rule for rule in self.RULES if not rule.holds(self)]
         if broken:
             raise PydanticCustomError(
@@ -67,7 +69,7 @@ class Model(BaseModel):
 
 
 class SpecModel(Model):
-    """A part of what people write: a field that is not known is an error, and `"1"` is not `1`."""
+    """A part of a manifest's spec: an unknown field is an error, and `"1"` is not `1`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -91,11 +93,11 @@ ObjectName = Annotated[str, StringConstraints(pattern=DNS_SUBDOMAIN, max_length=
 ConfigKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
 """A key of a Secret or ConfigMap."""
 KubernetesObject = dict[str, Any]
-"""A part of Kubernetes' own API that is passed on as it is (`x-kubernetes-preserve-unknown-fields`)."""
+"""A part of Kubernetes' own API that is passed on unchanged (`x-kubernetes-preserve-unknown-fields`)."""
 StringMap = Annotated[dict[str, str], Field(max_length=64), BeforeValidator(_without_nulls)]
 """Labels and the like."""
 
 
 def list_map(*keys: str) -> dict[str, Any]:
-    """For `json_schema_extra`: a list whose entries are told apart by these keys (server-side apply merges by them)."""
+    """For `json_schema_extra`: a list whose entries these keys identify. Server-side apply merges by them."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}

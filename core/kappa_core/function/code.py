@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from kappa_core.function.base import ObjectName, Rule, SpecModel
 
 INLINE_MAX_CHARS: Final = 30_000
-"""Inline code travels in an environment variable of the pod, of which Linux takes 128 KiB: 4 bytes a character at worst."""
+"""Inline code is in an environment variable of the pod. Linux allows 128 KiB for it; a character has up to 4 bytes."""
 
 _Argument = Annotated[str, StringConstraints(max_length=4096)]
 
@@ -16,7 +16,7 @@ class ConfigMapCode(SpecModel):
     """Code in a ConfigMap: every key is a file in the task root."""
 
     name: ObjectName = Field(
-        description="The ConfigMap, in the Function's namespace. A change of its data rolls the pods."
+        description="The ConfigMap, in the Function's namespace. A change to its data rolls the pods."
     )
 
 
@@ -26,11 +26,13 @@ class ArchiveCode(SpecModel):
     url: str = Field(
         pattern=r"^(https?|s3)://[!-~]+$",
         max_length=2048,
-        description="Where the zip is: an http(s):// or s3:// URL. For s3 the credentials come from the function's environment, as in the AWS SDKs.",
+        description="The address of the zip: an http(s):// or s3:// URL. For s3 the credentials come from the "
+        "function's environment, as in the AWS SDKs.",
     )
     sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$",
-        description="The zip's SHA-256 in lower-case hex. An archive with another hash is refused; a new hash rolls the pods.",
+        description="The zip's SHA-256 in lower-case hex. An archive with another hash is refused. A new hash rolls "
+        "the pods.",
     )
 
 
@@ -44,7 +46,8 @@ class ImageCode(SpecModel):
     )
     protocol: Literal["lambda", "http"] = Field(
         default="lambda",
-        description="How the image is called. lambda: it runs a Lambda runtime client (Lambda's own images do). http: it is a web server on `port`. Default: lambda.",
+        description="How the image is called. lambda: it runs a Lambda runtime client (Lambda's own images do). http: "
+        "it is a web server on `port`. Default: lambda.",
     )
     port: int = Field(
         default=8080,
@@ -73,7 +76,8 @@ class Code(SpecModel):
         default=None,
         min_length=1,
         max_length=INLINE_MAX_CHARS,
-        description="The source itself, at most 30,000 characters; saved as the handler's module (main.py for the handler main.handler).",
+        description="The source, at most 30,000 characters. It is saved as the handler's module (main.py for the "
+        "handler main.handler).",
     )
     config_map: ConfigMapCode | None = Field(default=None, description="A ConfigMap whose keys are the files.")
     archive: ArchiveCode | None = Field(default=None, description="A zip file, by URL and hash.")

@@ -9,7 +9,7 @@ from kappa_core.function.base import ConfigKey, ObjectName, Quantity, Rule, Spec
 RESERVED_PREFIXES: Final = ("AWS_LAMBDA_", "KAPPA_")
 RESERVED_NAMES: Final = ("_HANDLER", "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR")
 DIVISORS: Final = ("1m", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei")
-"""What Kubernetes takes as the unit of a resource (pkg/apis/core/validation)."""
+"""The units of a resource that Kubernetes accepts (pkg/apis/core/validation)."""
 
 
 class KeySelector(SpecModel):
@@ -84,7 +84,7 @@ class EnvVar(SpecModel):
         description="Its value. $(OTHER) refers to a variable defined before it; $$ is a dollar sign. Default: empty.",
     )
     value_from: EnvVarSource | None = Field(
-        default=None, description="Where its value comes from instead: a Secret, a ConfigMap or the pod itself."
+        default=None, description="The source of its value instead: a Secret, a ConfigMap or the pod itself."
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -94,9 +94,11 @@ class EnvVar(SpecModel):
             message="set value or valueFrom, not both",
         ),
         Rule(
-            cel=f"!{list(RESERVED_PREFIXES)}.exists(p, self.name.startsWith(p)) && !(self.name in {list(RESERVED_NAMES)})",
+            cel=f"!{list(RESERVED_PREFIXES)}.exists(p, self.name.startsWith(p))"
+            f" && !(self.name in {list(RESERVED_NAMES)})",
             holds=lambda self: not self.name.startswith(RESERVED_PREFIXES) and self.name not in RESERVED_NAMES,
-            message="AWS_LAMBDA_*, KAPPA_*, _HANDLER, LAMBDA_TASK_ROOT and LAMBDA_RUNTIME_DIR are set by the runtime; choose another name",
+            message="AWS_LAMBDA_*, KAPPA_*, _HANDLER, LAMBDA_TASK_ROOT and LAMBDA_RUNTIME_DIR are set by the runtime; "
+            "choose another name",
             field="name",
         ),
     )
@@ -116,7 +118,7 @@ class EnvFromSource(SpecModel):
         default=None,
         pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$",
         max_length=253,
-        description="Put before each key. Default: none.",
+        description="A prefix for each key. Default: none.",
     )
     secret_ref: ObjectReference | None = Field(default=None, description="A Secret.")
     config_map_ref: ObjectReference | None = Field(default=None, description="A ConfigMap.")

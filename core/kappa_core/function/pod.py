@@ -1,4 +1,4 @@
-"""What a Function's pods need of Kubernetes, in Kubernetes' own fields."""
+"""Settings of a Function's pods, in Kubernetes' own fields."""
 
 from typing import ClassVar, Final
 
@@ -10,10 +10,10 @@ RESERVED_LABELS: Final = ("kappa.run/", "app.kubernetes.io/")
 
 
 class PodTemplate(SpecModel):
-    """What the function's pods need of Kubernetes, in Kubernetes' own fields."""
+    """Settings of the function's pods, in Kubernetes' own fields."""
 
-    labels: StringMap = Field(default={}, description="More labels for the pods. Default: none.")
-    annotations: StringMap = Field(default={}, description="More annotations for the pods. Default: none.")
+    labels: StringMap = Field(default={}, description="Additional labels for the pods. Default: none.")
+    annotations: StringMap = Field(default={}, description="Additional annotations for the pods. Default: none.")
     node_selector: StringMap = Field(default={}, description="Labels that a node must have. Default: any node.")
     tolerations: list[KubernetesObject] = Field(
         default=[], max_length=100, description="Taints that the pods tolerate, as in a Pod. Default: none."
@@ -28,7 +28,9 @@ class PodTemplate(SpecModel):
         default=[], max_length=100, description="Volumes, as in a Pod. Default: none."
     )
     volume_mounts: list[KubernetesObject] = Field(
-        default=[], max_length=100, description="Where the function sees them, as in a container. Default: none."
+        default=[],
+        max_length=100,
+        description="Where they are mounted in the function's container, as in a Pod. Default: none.",
     )
     security_context: KubernetesObject | None = Field(
         default=None, description="The pod's securityContext. Default: non-root, RuntimeDefault seccomp."

@@ -25,7 +25,7 @@ class ObjectMeta(Model):
 
 
 class Function(Model):
-    """Code that is invoked over HTTP and runs in pods that exist only while there is work, and a while after."""
+    """Code that is invoked over HTTP and runs in pods, which exist while there is work and for a time after."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,19 +37,19 @@ class Function(Model):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            # here ObjectMeta's own pattern sees to it
+            # ObjectMeta's pattern checks it here
             holds=lambda self: True,
             cel=f"self.metadata.name.size() <= 63 && self.metadata.name.matches('{DNS_LABEL}')",
-            # no `field`: the API server takes no path into metadata
+            # no `field`: the API server accepts no path into metadata
             message="metadata.name: must be lower-case letters, digits and dashes, 63 characters at most",
         ),
     )
 
     @classmethod
     def from_cluster(cls, manifest: Mapping[str, Any]) -> Self:
-        """A Function that an API server has accepted: fields that are not known come from a newer CRD, and are ignored.
+        """A Function that an API server has accepted. Unknown fields come from a newer CRD and are ignored.
 
-        Raises `pydantic.ValidationError` for one that was accepted under another schema and cannot be read.
+        Raises `pydantic.ValidationError` if it was accepted under another schema and cannot be read.
         """
         return cls.model_validate(manifest, extra="ignore")
 

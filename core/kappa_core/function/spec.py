@@ -17,21 +17,22 @@ from kappa_core.function.pod import PodTemplate
 MAX_TIMEOUT: Final = "1h"
 MIN_MEMORY: Final = "32Mi"
 MODULE_FUNCTION: Final = r"^[A-Za-z_][A-Za-z0-9_-]*([./][A-Za-z0-9_][A-Za-z0-9_-]*)*\.[A-Za-z_][A-Za-z0-9_]*$"
-"""Python's handlers; other runtimes have forms of their own, such as `Package::method`."""
+"""Python's handlers. Other runtimes have other forms, such as `Package::method`."""
 
 
 class Scaling(SpecModel):
     """How many pods run."""
 
     min_replicas: int = Field(
-        default=0, ge=0, le=1000, description="Pods that run even without work. Default: 0, scale to zero."
+        default=0, ge=0, le=1000, description="The pods that run even without work. Default: 0, scale to zero."
     )
     max_replicas: int = Field(
         default=10, ge=0, le=1000, description="The most pods that run. 0 refuses every invocation. Default: 10."
     )
     keep_warm: Duration = Field(
         default="5m",
-        description="How long a pod that is not needed is kept for the next invocation, as a duration such as 30s, 5m or 1h, at most 24h. 0s removes it at once. Default: 5m.",
+        description="How long a pod stays after it was last needed, as a duration such as 30s, 5m or 1h, at most 24h. "
+        "0s removes it at once. Default: 5m.",
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -61,13 +62,15 @@ class FunctionSpec(SpecModel):
         default=None,
         pattern=r"^[a-z][a-z0-9.-]*$",
         max_length=63,
-        description="The language runtime, such as python3.13. Needed unless code.image is set: the image is the runtime.",
+        description="The language runtime, such as python3.13. Required unless code.image is set: then the image is "
+        "the runtime.",
     )
     handler: str | None = Field(
         default=None,
         pattern=r"^[!-~]+$",
         max_length=128,
-        description="What is called, as in Lambda: module.function, such as main.handler. Needed unless code.image is set.",
+        description="The function to call, as in Lambda: module.function, such as main.handler. Required unless "
+        "code.image is set.",
     )
     code: Code = Field(description="Where the code is: exactly one of inline, configMap, archive and image.")
     env: list[EnvVar] = Field(
@@ -83,14 +86,16 @@ class FunctionSpec(SpecModel):
     )
     memory: Quantity = Field(
         default="128Mi",
-        description="Memory request and limit of the function's container, as a quantity such as 128Mi or 1Gi, at least 32Mi. Default: 128Mi.",
+        description="Memory request and limit of the function's container, as a quantity such as 128Mi or 1Gi, at "
+        "least 32Mi. Default: 128Mi.",
     )
     cpu: Quantity | None = Field(
         default=None, description="CPU request and limit, as a quantity such as 250m or 1. Default: no limit."
     )
     timeout: Duration = Field(
         default="30s",
-        description="How long an invocation may run, as a duration between 100ms and 1h; then its process is killed. Default: 30s.",
+        description="How long an invocation may run, as a duration between 100ms and 1h; then its process is killed. "
+        "Default: 30s.",
     )
     concurrency: int = Field(
         default=1,
@@ -98,20 +103,21 @@ class FunctionSpec(SpecModel):
         le=1000,
         description="Invocations that one pod runs at the same time. Default: 1, as in Lambda.",
     )
-    scaling: Scaling = Field(default=Scaling(), description="How many pods run, and for how long.")
+    scaling: Scaling = Field(default=Scaling(), description="How many pods run, and how long they stay.")
     async_: AsyncInvocation = Field(
         default=AsyncInvocation(),
         alias="async",
-        description="How events (invocations of type Event) are retried, and who hears of their end.",
+        description="How events (asynchronous invocations) are retried, and where their outcome goes.",
     )
     service_account_name: str = Field(
         default="",
         pattern=DNS_SUBDOMAIN.replace("^", "^(").replace("$", ")?$"),
         max_length=253,
-        description="The ServiceAccount whose token the pods get. Default: none, and no token is mounted (safer, and faster from cold).",
+        description="The ServiceAccount whose token the pods get. Default: none, so no token is mounted (which is "
+        "safer, and makes cold starts faster).",
     )
     pod_template: PodTemplate = Field(
-        default=PodTemplate(), description="What the pods need of Kubernetes: scheduling, volumes, security."
+        default=PodTemplate(), description="Settings of the pods: scheduling, volumes, security."
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = (
@@ -134,7 +140,8 @@ class FunctionSpec(SpecModel):
             field="handler",
         ),
         Rule(
-            cel="!has(self.handler) || !(has(self.code.inline) || has(self.runtime) && self.runtime.startsWith('python'))"
+            cel="!has(self.handler)"
+            " || !(has(self.code.inline) || has(self.runtime) && self.runtime.startsWith('python'))"
             f" || self.handler.matches(r'{MODULE_FUNCTION}')",
             holds=lambda self: (
                 self.handler is None
@@ -159,7 +166,8 @@ class FunctionSpec(SpecModel):
         Rule(
             cel=f"quantity(string(self.memory)).compareTo(quantity('{MIN_MEMORY}')) >= 0",
             holds=lambda self: parse_quantity(self.memory) >= parse_quantity(MIN_MEMORY),
-            message=f"must be at least {MIN_MEMORY} (the agent and an idle runtime process need that much); a number without a suffix is bytes",
+            message=f"must be at least {MIN_MEMORY} (the agent and an idle runtime process need that much);"
+            " a number without a suffix is bytes",
             field="memory",
         ),
         Rule(
@@ -172,7 +180,7 @@ class FunctionSpec(SpecModel):
 
     @model_validator(mode="after")
     def _each_variable_once(self) -> Self:
-        # The API server sees to this by itself: env is a list map.
+        # The API server checks this itself, as env is a list map.
         seen: set[str] = set()
         for variable in self.env:
             if variable.name in seen:

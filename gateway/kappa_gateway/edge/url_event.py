@@ -27,4 +27,4 @@ def url_event(settings: Settings, scope: Scope, target: Target, body: bytes, req
         function=target.name,
         time=time.time(),
     )
-    return json.dumps(function_url.to_event(request), separators=(",", ":")).encode()
+    return json.dumps(function_url.to_payload(request), separators=(",", ":")).encode()

@@ -397,7 +397,7 @@ class Invocation:
         invoker, function = self._invoker, self.function
         assert invoker.specializer is not None
         try:
-            data, revision = invoker.specializer.request(pod, self.request_id, request.head(function), request.body)
+            data, spec_hash = invoker.specializer.request(pod, self.request_id, request.head(function), request.body)
         except ValueError as error:
             invoker.does_not_fit(function, str(error))
             if pod.endpoint is not None:
@@ -409,7 +409,7 @@ class Invocation:
         limit = function.timeout + invoker.specializer.start_timeout(function.manifest) + invoker.answer_margin
         connection.begin(self._sent + limit, subject=function.key, timeout=function.timeout)
         connection.write(data)
-        invoker.claims.sent(pod, revision)
+        invoker.claims.sent(pod, spec_hash)
         try:
             await connection.head()
         except BaseException:

@@ -55,13 +55,13 @@ TRANSITIONS: Final = {
 
 
 class Claim:
-    """`revision` is what the pod was specialized for, empty until then."""
+    """`spec_hash` is that of the Function which the pod was specialized for, empty until then."""
 
-    __slots__ = ("is_reported", "pod", "revision", "state")
+    __slots__ = ("is_reported", "pod", "spec_hash", "state")
 
     def __init__(self, pod: PoolPod) -> None:
         self.pod = pod
-        self.revision = ""
+        self.spec_hash = ""
         self.state = ClaimState.CLAIMED
         self.is_reported = False
         """Whether the operator was notified at once, ahead of the next full report."""
@@ -83,4 +83,4 @@ class Claim:
         """What a demand report says of it; None while nothing was sent to the pod, and once it is settled."""
         if self.state is not ClaimState.SENT and self.state is not ClaimState.TAKEN:
             return None
-        return ReportedClaim(self.pod.namespace, function, self.pod.name, self.pod.uid, self.revision)
+        return ReportedClaim(self.pod.namespace, function, self.pod.name, self.pod.uid, self.spec_hash)

@@ -41,14 +41,14 @@ class Dispatcher:
         *,
         call_at: Callable[[float, Callable[[], None]], object],
         on_waiting: Callable[[FunctionState], None],
-        max_waiting: int = 1000,
+        max_waiting_requests: int = 1000,
         max_wait: float = 60.0,
     ) -> None:
         self._clock = clock
         self._warm = warm
         self._call_at = call_at
         self._on_waiting = on_waiting
-        self._max_waiting = max_waiting
+        self._max_waiting = max_waiting_requests
         self._max_wait = max_wait
         self._numbers = itertools.count(1)
         self._slots = Slots(clock)

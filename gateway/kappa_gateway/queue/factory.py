@@ -10,8 +10,8 @@ from kappa_gateway.settings import Settings
 
 
 def make_queue(settings: Settings, clock: Callable[[], float] = time.time) -> Queue | None:
-    """Not open yet; None where no queue is configured. `clock` (seconds since the epoch) is for SQLite: a NATS server has
-    its own. The adapters are imported when they are needed: a gateway with SQLite needs no NATS client."""
+    """Not open yet; None where no queue is configured. `clock` (seconds since the epoch) is for SQLite: a NATS server
+    has its own. The adapters are imported when they are needed: a gateway with SQLite needs no NATS client."""
     if not settings.queue_url:
         return None
     if settings.queue_url.startswith("sqlite:"):

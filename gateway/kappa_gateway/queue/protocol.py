@@ -1,14 +1,14 @@
 """What the gateway needs of a queue. `tests/contract/queue` holds each adapter to it.
 
-- *Durable*: what `enqueue`, `save_record` and `dead_letter` returned for survives the sudden death of the gateway and of the
-  queue's server.
-- *Leased*: an event that `receive` returned belongs to this gateway for `lease_seconds`, longer with each `extend`. Then it
-  is redelivered to any gateway. So nothing is lost, and no event is delivered twice while its holder lives.
+- *Durable*: what `enqueue`, `save_record` and `dead_letter` returned for survives the sudden death of the gateway and
+  of the queue's server.
+- *Leased*: an event that `receive` returned belongs to this gateway for `lease_seconds`, longer with each `extend`.
+  Then it is redelivered to any gateway. So nothing is lost, and no event is delivered twice while its holder lives.
 - *Fair*: lanes do not wait for each other.
 - *At least once*: after a crash an event may come again. `EventLease.fresh` says where that cannot be.
 
-Every method raises `QueueUnavailable` when the queue cannot be reached in time. What was asked may have happened then, and
-every method may be repeated. Times are seconds since the epoch, durations seconds.
+Every method raises `QueueUnavailable` when the queue cannot be reached in time. What was asked may have happened then,
+and every method may be repeated. Times are seconds since the epoch, durations seconds.
 """
 
 from collections.abc import Sequence
@@ -67,8 +67,8 @@ class Queue(Protocol):
         """The largest payload that this queue takes; None: it has no limit of its own."""
 
     async def open(self) -> None:
-        """Connect, and create what is missing. Returns at once: while the queue cannot be reached, it goes on trying in the
-        background. Raises `QueueMisconfigured`."""
+        """Connect, and create what is missing. Returns at once: while the queue cannot be reached, it goes on trying in
+        the background. Raises `QueueMisconfigured`."""
 
     async def close(self) -> None:
         """Leases that are still held expire by themselves."""
@@ -80,20 +80,21 @@ class Queue(Protocol):
         deduplication window (a setting), or is still in its lane. Raises `QueueFull`."""
 
     async def receive(self, lane: Lane, count: int, wait: float) -> list[EventLease]:
-        """Up to `count` events in the order they came (those whose retry is due first). Waits up to `wait` seconds for the
-        first of them, and for no other. Cancellable: what was delivered meanwhile is released at once or when its lease
-        expires."""
+        """Up to `count` events in the order they came (those whose retry is due first). Waits up to `wait` seconds for
+        the first of them, and for no other. Cancellable: what was delivered meanwhile is released at once or when its
+        lease expires."""
 
     async def extend(self, leases: Sequence[EventLease]) -> None:
         """Start the leases' time again: this gateway lives and works on them. Best effort, and cheap."""
 
     def may_attempt(self, lease: EventLease) -> bool:
         """Whether an attempt may start on this lease. False: it expired, or the queue may have forgotten it (its server
-        crashed, or the connection broke), so that another gateway may hold the event. The lease is dropped then, without a
-        message to the queue: the event is redelivered."""
+        crashed, or the connection broke), so that another gateway may hold the event. The lease is dropped then,
+        without a message to the queue: the event is redelivered."""
 
     async def ack(self, lease: EventLease) -> None:
-        """Remove the event for good. Not an error if it was removed before (purged, or acknowledged by another gateway)."""
+        """Remove the event for good. Not an error if it was removed before (purged, or acknowledged by another
+        gateway)."""
 
     async def nack(self, lease: EventLease, delay: float) -> None:
         """Return the event to its lane, where any gateway can receive it in `delay` seconds."""
@@ -113,11 +114,12 @@ class Queue(Protocol):
     async def drop_lane(self, lane: Lane) -> None:
         """Its function was deleted: remove the lane and all its events. Not an error if there is none."""
 
-    # -- records: the newest of each event, kept for `result_retention` after a final one, else as long as it can be needed
+    # -- records: the newest of each event, kept for `result_retention` after a final one, else as long as it can be
+    # needed
 
     async def save_record(self, record: Record) -> None:
-        """A final record stays: a later one that is not final is dropped, unless it is of a later submission of the same id
-        (by `received_at`)."""
+        """A final record stays: a later one that is not final is dropped, unless it is of a later submission of the
+        same id (by `received_at`)."""
 
     async def record(self, namespace: str, function: str, event_id: str) -> Record | None: ...
 

@@ -1,157 +1,52 @@
-"""The operator's HTTP clients against real servers on loopback: the API client, demand streams and init probes."""
+"""The operator over HTTP, against servers on loopback: full lists, gateways, demand streams and init probes."""
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from kubernetes.aio.client.configuration import Configuration
+from fake_api_server import write_kubeconfig
+from scripted_server import Handler, ScriptedServer
+from waiting import eventually
 
 from kappa_core.demand import DemandReport, FunctionDemand, encode
 from kappa_core.observed import PodFacts
 from kappa_core.reasons import Reason
+from kappa_kube.client import Client
+from kappa_kube.connection import Connection
+from kappa_kube.errors import ApiError
+from kappa_operator import gateways
 from kappa_operator.cache import Cache
-from kappa_operator.client import Api, ApiError, NotLeader
 from kappa_operator.demand_stream import DemandStreams
-from kappa_operator.gateways import GatewayWatch
 from kappa_operator.probes import InitProbes
 from kappa_operator.relist import Relister
 from kappa_operator.watch import Watcher
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-class Server:
-    """A server whose one handler can be changed."""
-
-    def __init__(self) -> None:
-        self.handler: Handler | None = None
-        self.url, self.port = "", 0
-        self.requests: list[web.Request] = []
-        self.bodies: list[bytes] = []
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(request)
-        self.bodies.append(await request.read())
-        assert self.handler is not None
-        return await self.handler(request)
-
-    def answers(self, *answers: tuple[int, Any, dict[str, str]] | tuple[int, Any]) -> None:
-        """One after the other; the last one again and again."""
-        left = list(answers)
-
-        async def handler(_: web.Request) -> web.Response:
-            status, body, *headers = left.pop(0) if len(left) > 1 else left[0]
-            return web.json_response(body, status=status, headers=headers[0] if headers else {})
-
-        self.handler = handler
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedServer]:
+    async with ScriptedServer() as server:
+        yield server
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    server = Server()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.port = runner.addresses[0][1]
-    server.url = f"http://127.0.0.1:{server.port}"
-    yield server
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def api(server: Any) -> AsyncIterator[Api]:
-    configuration = Configuration(host=server.url)
-    configuration.api_key["BearerToken"] = "Bearer secret"
-    async with Api(configuration) as api:
-        yield api
+async def api(server: Any, tmp_path: Path) -> AsyncIterator[Client]:
+    write_kubeconfig(tmp_path / "kubeconfig", server.url, "secret")
+    async with Connection("kappa-operator", kubeconfig=str(tmp_path / "kubeconfig")) as connection:
+        yield Client(connection, "kappa-operator")
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "not so in time"
-        await asyncio.sleep(0.005)
-
-
-# The API client
-
-
-async def test_apply_is_a_patch_with_its_content_type_manager_and_token(server: Server, api: Api) -> None:
-    server.answers((200, {"ok": True}))
-    assert await api.apply("/apis/x", {"a": 1}, force=False) == {"ok": True}
-    request = server.requests[0]
-    assert (request.method, request.content_type) == ("PATCH", "application/apply-patch+yaml")
-    assert dict(request.query) == {"fieldManager": "kappa-operator", "force": "false"}
-    assert request.headers["Authorization"] == "Bearer secret"
-    assert json.loads(server.bodies[0]) == {"a": 1}
-
-
-async def test_a_refusal_keeps_kubernetes_words(server: Server, api: Api) -> None:
-    server.answers((429, {"reason": "TooManyRequests", "message": "slow down"}, {"Retry-After": "3"}))
-    with pytest.raises(ApiError) as refused:
-        await api.get("/x")
-    assert (refused.value.status, refused.value.reason, refused.value.retry_after) == (429, "TooManyRequests", 3.0)
-    assert "slow down" in str(refused.value)
-
-
-@pytest.mark.parametrize("body", ["<html>bad gateway</html>", "", "[]", "null"])
-async def test_a_refusal_that_is_no_json_is_still_a_refusal(server: Server, api: Api, body: str) -> None:
-    async def handler(_: web.Request) -> web.Response:
-        return web.Response(text=body, status=502)
-
-    server.handler = handler
-    with pytest.raises(ApiError) as refused:
-        await api.get("/x")
-    assert refused.value.status == 502
-
-
-async def test_lists_are_read_page_by_page(server: Server, api: Api) -> None:
-    server.answers(
-        (200, {"items": [{"n": 1}, {"n": 2}], "metadata": {"continue": "t1"}}),
-        (200, {"items": [{"n": 3}], "metadata": {}}),
-    )
-    assert [item["n"] async for item in api.list("/x", labelSelector="a=b")] == [1, 2, 3]
-    assert server.requests[1].query["continue"] == "t1"
-    assert {request.query["labelSelector"] for request in server.requests} == {"a=b"}
-
-
-async def test_without_the_lease_nothing_is_written_but_reads_go_on(server: Server, api: Api) -> None:
-    server.answers((200, {}))
-    api.fence(time.monotonic() - 0.001)
-    for write in (api.apply("/x", {}), api.merge_patch("/x", {}), api.create("/x", {})):
-        with pytest.raises(NotLeader):
-            await write
-    assert server.requests == []
-    await api.get("/x")
-    await api.write_lease("PUT", "/lease", {}, 1.0)
-    assert [request.method for request in server.requests] == ["GET", "PUT"]
-
-
-async def test_a_silent_watch_is_given_up(server: Server, api: Api) -> None:
-    async def handler(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b'{"type": "ADDED"}\n')
-        await asyncio.sleep(30)
-        return response
-
-    server.handler = handler
-    events = api.watch("/x", idle_timeout=0.1)
-    assert (await anext(events))["type"] == "ADDED"
-    with pytest.raises(TimeoutError):
-        await anext(events)
+    await eventually(condition, "the condition")
 
 
 # Full lists
 
 
-async def test_a_full_list_finds_what_a_watch_missed(server: Server, api: Api) -> None:
+async def test_a_full_list_finds_what_a_watch_missed(server: ScriptedServer, api: Client) -> None:
     def function(name: str) -> dict[str, Any]:
         metadata = {"name": name, "namespace": "default", "uid": name, "generation": 1, "resourceVersion": "5"}
         spec = {"runtime": "p", "handler": "m.h", "code": {"inline": "x"}}
@@ -173,7 +68,9 @@ async def test_a_full_list_finds_what_a_watch_missed(server: Server, api: Api) -
     assert selectors["functions"] == "!kappa.run/operator"
 
 
-async def test_a_namespace_that_is_not_there_keeps_no_other_from_being_served(server: Server, api: Api) -> None:
+async def test_a_namespace_that_is_not_there_keeps_no_other_from_being_served(
+    server: ScriptedServer, api: Client
+) -> None:
     there = {"a"}
 
     async def handler(request: web.Request) -> web.Response:
@@ -201,9 +98,10 @@ async def test_a_namespace_that_is_not_there_keeps_no_other_from_being_served(se
 # Gateways and their demand
 
 
-async def test_gateway_pods_are_followed_as_they_come_and_go(server: Server, api: Api) -> None:
+async def test_gateway_pods_are_followed_as_they_come_and_go(server: ScriptedServer, api: Client) -> None:
     def pod(name: str, **status: str) -> dict[str, Any]:
-        return {"metadata": {"name": name}, "status": status}
+        metadata = {"name": name, "namespace": "system", "resourceVersion": "8"}
+        return {"metadata": metadata, "status": status}
 
     async def handler(request: web.Request) -> web.StreamResponse:
         if "watch" not in request.query:
@@ -213,7 +111,7 @@ async def test_gateway_pods_are_followed_as_they_come_and_go(server: Server, api
         await response.prepare(request)
         for kind, item in (
             ("MODIFIED", pod("b", podIP="fd00::1")),
-            ("BOOKMARK", {}),
+            ("BOOKMARK", {"metadata": {"resourceVersion": "9"}}),
             ("MODIFIED", pod("a", podIP="10.0.0.1", phase="Failed")),
         ):
             await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
@@ -222,8 +120,7 @@ async def test_gateway_pods_are_followed_as_they_come_and_go(server: Server, api
 
     server.handler = handler
     seen: list[dict[str, str]] = []
-    watch = GatewayWatch(api, "system", lambda urls: seen.append(dict(urls)))
-    task = asyncio.create_task(watch.run())
+    task = asyncio.create_task(gateways.follow(api, "system", lambda urls: seen.append(dict(urls))))
     await until(lambda: len(seen) == 3)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -280,7 +177,7 @@ def stream(*pieces: bytes, hold: float = 0.0) -> Handler:
     return handler
 
 
-async def test_a_gateway_counts_as_connected_with_its_first_full_report(server: Server) -> None:
+async def test_a_gateway_counts_as_connected_with_its_first_full_report(server: ScriptedServer) -> None:
     server.handler = stream(report(full=False), report(full=True), report(full=False), hold=30)
     sink = Sink()
     async with Streaming(sink, server.url):
@@ -290,7 +187,7 @@ async def test_a_gateway_counts_as_connected_with_its_first_full_report(server: 
     assert sink.told[-1] == "disconnected"
 
 
-async def test_reports_are_read_however_they_are_cut_and_however_long(server: Server) -> None:
+async def test_reports_are_read_however_they_are_cut_and_however_long(server: ScriptedServer) -> None:
     line = report(full=True, pods=50_000)
     assert len(line) > 500_000
     server.handler = stream(
@@ -303,7 +200,7 @@ async def test_reports_are_read_however_they_are_cut_and_however_long(server: Se
 
 
 @pytest.mark.parametrize("last", [b"", b"nonsense\n", b'{"gateway": 1}\n'])
-async def test_a_stream_that_ends_or_breaks_is_opened_again(server: Server, last: bytes) -> None:
+async def test_a_stream_that_ends_or_breaks_is_opened_again(server: ScriptedServer, last: bytes) -> None:
     server.handler = stream(report(full=True), last)
     sink = Sink()
     async with Streaming(sink, server.url):
@@ -311,7 +208,7 @@ async def test_a_stream_that_ends_or_breaks_is_opened_again(server: Server, last
     assert sink.told[:4] == ["connected", "full", "disconnected", "connected"]
 
 
-async def test_a_silent_stream_counts_as_lost(server: Server) -> None:
+async def test_a_silent_stream_counts_as_lost(server: ScriptedServer) -> None:
     server.handler = stream(report(full=True), hold=30)
     sink = Sink()
     async with Streaming(sink, server.url, timeout=0.1):
@@ -319,7 +216,7 @@ async def test_a_silent_stream_counts_as_lost(server: Server) -> None:
     assert sink.told[:3] == ["connected", "full", "disconnected"]
 
 
-async def test_a_gateway_that_goes_is_followed_no_more(server: Server) -> None:
+async def test_a_gateway_that_goes_is_followed_no_more(server: ScriptedServer) -> None:
     server.handler = stream(report(full=True), hold=30)
     sink = Sink()
     async with Streaming(sink, server.url) as streams:
@@ -366,7 +263,7 @@ async def probes(server: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 FAILED = {"state": "init_failed", "errorType": "Runtime.ImportModuleError", "errorMessage": "No module named 'x'"}
 
 
-async def test_a_web_server_that_does_not_listen_is_told_of(
+async def test_a_web_server_that_does_not_listen_is_reported(
     probes: tuple[InitProbes, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kappa_operator.probes.LISTEN_SECONDS", 0.01)
@@ -384,7 +281,7 @@ async def test_a_web_server_that_does_not_listen_is_told_of(
     [("Runtime.ImportModuleError", Reason.INIT_FAILED), ("Kappa.CodeUnreadable", Reason.CODE_UNREADABLE)],
 )
 async def test_why_code_does_not_load_is_asked_once_and_kept(
-    server: Server, probes: tuple[InitProbes, list[str]], kind: str, reason: Reason
+    server: ScriptedServer, probes: tuple[InitProbes, list[str]], kind: str, reason: Reason
 ) -> None:
     asker, news = probes
     server.answers((503, {**FAILED, "errorType": kind}))
@@ -399,7 +296,7 @@ async def test_why_code_does_not_load_is_asked_once_and_kept(
 
 
 async def test_an_agent_that_does_not_know_yet_or_makes_no_sense_is_asked_again(
-    server: Server, probes: tuple[InitProbes, list[str]]
+    server: ScriptedServer, probes: tuple[InitProbes, list[str]]
 ) -> None:
     asker, news = probes
     server.answers((503, {"state": "initializing"}), (503, ["?"]), (503, FAILED))
@@ -412,7 +309,7 @@ async def test_an_agent_that_does_not_know_yet_or_makes_no_sense_is_asked_again(
     "doubtless", [{"ready": True}, {"running": False}, {"ip": ""}, {"terminating": True}, {"protocol": "http"}]
 )
 async def test_who_has_no_agent_to_ask_or_no_need_is_not_asked(
-    server: Server, probes: tuple[InitProbes, list[str]], doubtless: dict[str, Any]
+    server: ScriptedServer, probes: tuple[InitProbes, list[str]], doubtless: dict[str, Any]
 ) -> None:
     asker, _ = probes
     server.answers((503, FAILED))
@@ -421,7 +318,9 @@ async def test_who_has_no_agent_to_ask_or_no_need_is_not_asked(
     assert server.requests == []
 
 
-async def test_nobody_is_asked_after_the_function_is_gone(server: Server, probes: tuple[InitProbes, list[str]]) -> None:
+async def test_nobody_is_asked_after_the_function_is_gone(
+    server: ScriptedServer, probes: tuple[InitProbes, list[str]]
+) -> None:
     asker, news = probes
     server.answers((503, FAILED))
     asker.failures("default/hello", [pod()])

@@ -1,4 +1,4 @@
-"""Each test here runs once for each adapter, against an empty queue of its own: `<adapter>_backend` says where that is."""
+"""Each test here runs once for each adapter, against an empty queue of its own (`<adapter>_backend`)."""
 
 import uuid
 from collections.abc import AsyncIterator, Iterator

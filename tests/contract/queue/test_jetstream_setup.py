@@ -129,7 +129,8 @@ def _certificates(folder: Path) -> dict[str, str]:
     run("req", "-x509", *key("ca"), "-out", "ca.pem", "-days", "2", "-subj", "/CN=test ca")
     for name in ("server", "client"):
         run("req", *key(name), "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        run(*f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2".split(), "-extfile", "san", "-out", f"{name}.pem")  # fmt: skip
+        sign = f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out {name}.pem"
+        run(*sign.split())
     return {file.name: str(file) for file in folder.iterdir()}
 
 
@@ -311,7 +312,8 @@ async def test_names_that_make_no_subject(queue: Queue, bad: str) -> None:
 async def test_two_gateways_share_a_lane(queues: Queues) -> None:
     one, other = await queues.open(), await queues.open()
     ids = await enqueue_many(one, 200)
-    taken = [lease for part in await asyncio.gather(*(q.receive(LANE, 60, 1.0) for q in (one, other, one, other))) for lease in part]  # fmt: skip
+    parts = await asyncio.gather(*(gateway.receive(LANE, 60, 1.0) for gateway in (one, other, one, other)))
+    taken = [lease for part in parts for lease in part]
     assert len({lease.event.id for lease in taken}) == len(taken)
     assert set(ids_of(taken)) <= set(ids)
     assert all(lease.fresh for lease in taken)

@@ -1,4 +1,5 @@
-"""The chart's alerts: they ask only for metrics, labels and values that there are, fire when they should, and are explained."""
+"""The chart's alerts: they ask only for metrics, labels and values that there are, fire when they should, and are
+explained."""
 
 import re
 import shutil

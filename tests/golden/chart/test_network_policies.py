@@ -1,4 +1,5 @@
-"""Who reaches whom with `networkPolicy.enabled`, reckoned from the rendered policies: few clusters of tests enforce them."""
+"""Who reaches whom with `networkPolicy.enabled`, reckoned from the rendered policies: few clusters of tests enforce
+them."""
 
 import os
 import shutil

@@ -9,6 +9,7 @@ import examples
 import pytest
 import yaml
 from kappa_local import KappaLocal
+from waiting import eventually
 
 
 @pytest.mark.parametrize("folder", examples.folders(), ids=lambda folder: folder.name)
@@ -36,27 +37,15 @@ async def test_an_example_answers_what_it_says(folder: Path) -> None:
 async def check_what_follows(local: KappaLocal, request: examples.Request, ids: set[str]) -> None:
     """The events end as the example says; all of these ids are one, by their idempotency key."""
     assert len(ids) == 1
-    function = request.expect["invoke"]
-    request.check_outcome(await outcome(local, f"{examples.async_path(function)}/{ids.pop()}"))
+    request.check_outcome(await local.outcome(request.expect["invoke"], ids.pop()))
     then = request.expect["then"]
-    wanted = json.loads(then["result"])
-    async with asyncio.timeout(30):
-        while True:
-            listed = (await local.request("GET", examples.async_path(then["function"]))).json["invocations"]
-            paths = [f"{examples.async_path(then['function'])}/{one['requestId']}" for one in listed]
-            if [(await outcome(local, path))["result"] for path in paths].count(wanted) == 1:
-                return
-            await asyncio.sleep(0.05)
 
+    def results() -> list[Any]:
+        listed = local.request_now("GET", examples.async_path(then["function"])).json["invocations"]
+        paths = [f"{examples.async_path(then['function'])}/{one['requestId']}" for one in listed]
+        return [local.request_now("GET", path).json["result"] for path in paths]
 
-async def outcome(local: KappaLocal, path: str) -> Any:
-    """What became of an asynchronous invocation, once it has ended."""
-    async with asyncio.timeout(30):
-        while True:
-            said = (await local.request("GET", path)).json
-            if said["status"] in ("succeeded", "failed", "expired"):
-                return said
-            await asyncio.sleep(0.05)
+    await eventually(lambda: results().count(json.loads(then["result"])) == 1, "the next function's result", within=60)
 
 
 async def test_all_examples_run_together() -> None:

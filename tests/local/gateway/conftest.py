@@ -11,9 +11,8 @@ import pytest
 from pool_pods import PRIVATE_KEY, Pools, pool_function
 
 from kappa_core.function import Function
+from kappa_gateway.main import Gateway, serve
 from kappa_gateway.pods.platform import Pod, Sink
-from kappa_gateway.main import Gateway
-from kappa_gateway.main import serve
 from kappa_gateway.settings import Settings
 
 PATIENCE = 30.0

@@ -266,7 +266,7 @@ async def test_a_server_that_closes_idle_connections_is_no_trouble(gateway, tool
 async def test_a_flood_against_two_pods_is_throttled_within_bounds(tools):
     backend = tools.backend()
     backend.functions = [tools.function(scaling={"maxReplicas": 2})]
-    async with tools.running(backend, queue_limit=100) as gateway:
+    async with tools.running(backend, max_waiting_requests=100) as gateway:
 
         async def slow(request):
             await asyncio.sleep(0.005)

@@ -184,7 +184,7 @@ async def test_where_the_gateway_that_claims_is_away_the_request_waits_for_the_d
 
 
 async def test_its_errors_are_the_callers(gateways):
-    async with gateways(settings={"queue_limit": 1, "max_wait": 60.0}, scaling={"maxReplicas": 1}) as both:
+    async with gateways(settings={"max_waiting_requests": 1, "max_wait": 60.0}, scaling={"maxReplicas": 1}) as both:
         (other,) = both.others
         hold = asyncio.Event()
         made = await both.add(hold=hold)
@@ -216,7 +216,9 @@ async def test_a_caller_that_leaves_frees_the_slot_at_the_gateway_that_claims(ga
         (other,) = both.others
         made = await both.add(hold=asyncio.Event())
         client = await other.connect()
-        await client.send(b"POST /2015-03-31/functions/hello/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1")
+        await client.send(
+            b"POST /2015-03-31/functions/hello/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1"
+        )
         await both.tools.eventually(lambda: made.received)
         assert both.function(other).passed_on == 1
         await client.close()
@@ -244,7 +246,15 @@ async def test_only_a_gateway_can_pass_requests_on(gateways):
             return f"{seconds}.{signer.prove(f'{seconds} {request_id} {key}'.encode())}"
 
         own = both.owner.gateway.warm.signer
-        refused = ["", "x", f"{now}.", f"{now}.00", proof(other_key, now), proof(own, now - 3600), proof(own, now, "a/b")]
+        refused = [
+            "",
+            "x",
+            f"{now}.",
+            f"{now}.00",
+            proof(other_key, now),
+            proof(own, now - 3600),
+            proof(own, now, "a/b"),
+        ]
         async with aiohttp.ClientSession() as session:
             for path in (wire.INVOKE_PATH, wire.BACKLOG_PATH):
                 for given in refused:

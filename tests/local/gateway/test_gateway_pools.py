@@ -24,11 +24,11 @@ async def test_a_request_to_a_cold_function_makes_a_pool_pod_its_own_and_gets_it
     assert (got.status, got.json()) == (200, {"n": 1})
     assert got.header("X-Amz-Executed-Version") == "$LATEST"
     request, received = made.received[0]
-    assert received.event == b'{"n":1}'
+    assert received.payload == b'{"n":1}'
     assert request.headers[wire.REQUEST_ID.lower()] == got.header("x-amzn-requestid")
     assert received.specialization.request_id == got.header("x-amzn-requestid")
     assert request.headers["x-amzn-trace-id"] == "Root=1-a"
-    assert received.specialization.revision == pool.revision(pools.function().manifest)
+    assert received.specialization.spec_hash == pool.spec_hash(pools.function().manifest)
     assert received.specialization.config.code_inline.startswith("def handler")
     assert made.pod.connections == connections, "the connection that stood ready was used"
     assert pools.free == 0
@@ -70,7 +70,7 @@ async def test_the_operator_is_told_of_the_claim_at_once_until_the_pod_has_its_l
             pass
     claim = report.claims[0]
     assert (claim.namespace, claim.function, claim.pod, claim.pod_uid) == ("default", "hello", "pool-0", "uid-0")
-    assert claim.revision == pool.revision(pools.function().manifest)
+    assert claim.spec_hash == pool.spec_hash(pools.function().manifest)
     assert report.functions[0].in_flight == 1
     assert pools.run.gateway.demand.full_report(lambda function: 0).claims == (claim,)
     # the watch brings it as the function's, and takes it from the pool
@@ -264,7 +264,7 @@ async def test_a_pod_with_concurrency_has_all_its_slots_after_a_quick_first_answ
 async def test_a_pod_that_became_another_functions_is_not_given_this_ones_requests(pools, tools):
     """The request that was to make it this function's broke off, and another gateway was quicker."""
     made = await pools.add(break_off=True, forget=True)
-    made.pod.ready_answer = tools.response(b'{"state":"ready","function":"default/other","revision":"x"}')
+    made.pod.ready_answer = tools.response(b'{"state":"ready","function":"default/other","specHash":"x"}')
     assert (await pools.run.invoke(body=b"1")).status == 500
     waiting = asyncio.create_task(pools.run.invoke(body=b"2"))
     await tools.eventually(lambda: not pools.function().pods)

@@ -128,7 +128,7 @@ class Pooled(Agent):
         asked = {
             "pod_uid": "uid-1",
             "request_id": "r-1",
-            "revision": "rev-1",
+            "spec_hash": "spec-1",
             "issued_at": time.time(),
             "config": AgentConfig(**(settings | config)),
             "env": env or {},
@@ -136,7 +136,7 @@ class Pooled(Agent):
         return specialize.encode(
             Specialization(**(asked | (changes or {}))),
             code=zipped,
-            event=json.dumps({} if event is None else event).encode(),
+            payload=json.dumps({} if event is None else event).encode(),
             sign=lambda message: (key or self.key).sign(message).signature,
         )
 

@@ -148,7 +148,7 @@ def test_the_first_event_is_answered_and_the_pod_is_the_functions(agents, wait_u
     assert agent.ready().json == {
         "state": "ready",
         "function": "default/hello",
-        "revision": "rev-1",
+        "specHash": "spec-1",
         "initDurationMs": pytest.approx(found["init"], abs=0.1),
     }
     second = agent.invoke({"name": "me"}, Kappa_Request_Id="r-2")
@@ -403,7 +403,7 @@ def test_told_to_stop_while_the_functions_code_loads(agents, wait_until):
     caller = threading.Thread(target=lambda: replies.append(agent.specialize(code)))
     caller.start()
     wait_until(lambda: agent.ready(0).json.get("function") == "default/hello", "it is taken")
-    assert agent.ready(0).json["revision"] == "rev-1"
+    assert agent.ready(0).json["specHash"] == "spec-1"
     agent.terminate()
     caller.join()
     assert replies[0].json == "done"

@@ -56,7 +56,7 @@ def claim(of: Function, **changes: str) -> Claim:
         "function": "hello",
         "pod": "p",
         "pod_uid": "uid-p",
-        "revision": pool.revision(of),
+        "spec_hash": pool.spec_hash(of),
     }
     return Claim(**{**values, **changes})
 
@@ -66,7 +66,7 @@ def claim(of: Function, **changes: str) -> Claim:
     [
         (None, "its Function is gone"),
         (function(timeout="7s"), "its Function has changed"),
-        (function(serviceAccountName="robot"), "does not use warm pods any more: spec.serviceAccountName"),
+        (function(serviceAccountName="robot"), "no longer uses warm pools: spec.serviceAccountName"),
         (function(runtime="python3.14"), "its Function has changed"),
     ],
 )

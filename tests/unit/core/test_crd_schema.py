@@ -46,7 +46,7 @@ def test_an_optional_value_says_its_default(place: str) -> None:
     if name in NODES[parent].get("required", ()) or node.get("properties") or chosen:
         return
     if name in ("runtime", "handler"):
-        assert "Needed unless code.image is set" in node["description"]
+        assert "Required unless code.image is set" in node["description"]
         return
     assert "Default: " in node["description"]
     if "default" in node:

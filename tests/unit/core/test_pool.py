@@ -36,7 +36,7 @@ def function(name: str = "hello", namespace: str = "default", **spec: Any) -> Fu
 def test_who_uses_the_pool(spec: dict[str, Any]) -> None:
     start = pool.cold_start(function(**spec), SETTINGS)
     assert start.path == "Pool"
-    assert start.reason == "A cold start takes over a warm python3.13 pod."
+    assert start.reason == "A cold start claims a warm python3.13 pod."
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_who_uses_the_pool(spec: dict[str, Any]) -> None:
         ({"env": [{"name": "PYTHONHASHSEED", "value": "0"}]}, "spec.env PYTHONHASHSEED"),
         ({"env": [{"name": "LD_PRELOAD", "value": "x.so"}]}, "spec.env LD_PRELOAD"),
         ({"env": [{"name": "A", "value": "$(B)"}, {"name": "B", "value": "1"}]}, "spec.env A refers to $(B)"),
-        ({"memory": "513Mi"}, "spec.memory 513Mi is above the warm pods' limit of 512Mi"),
+        ({"memory": "513Mi"}, "spec.memory 513Mi is above the pool pods' limit of 512Mi"),
     ],
 )
 def test_who_does_not_and_why(spec: dict[str, Any], names: str) -> None:
@@ -94,13 +94,13 @@ def test_variables_are_resolved_as_the_kubelet_does() -> None:
     }
 
 
-def test_the_revision_changes_with_what_pods_are_made_of() -> None:
-    base = pool.revision(function())
+def test_the_spec_hash_changes_with_what_pods_are_made_of() -> None:
+    base = pool.spec_hash(function())
     same = function(scaling={"maxReplicas": 3}, timeout="30s", **{"async": {"maxAttempts": 1}})
-    assert pool.revision(same) == base
-    assert pool.revision(function(name="other", namespace="x")) == base
+    assert pool.spec_hash(same) == base
+    assert pool.spec_hash(function(name="other", namespace="x")) == base
     others = [{"timeout": "31s"}, {"memory": "64Mi"}, {"env": [{"name": "A", "value": "1"}]}, {"code": {"inline": "y"}}]
-    assert len({pool.revision(function(**other)) for other in others} | {base}) == 5
+    assert len({pool.spec_hash(function(**other)) for other in others} | {base}) == 5
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.lists(st.floats(0, 1000)), st.floats(0, 2000))

@@ -161,7 +161,7 @@ def test_a_problem_of_the_spec_comes_first_and_older_pods_are_mentioned() -> Non
     problem = Problem(Reason.UNKNOWN_RUNTIME, "no such runtime.")
     status = derive(observe(problem=problem, revision="", pods=[replace(POD, ready=True)]), FunctionStatus(), NOW)
     assert ready(status).reason == "UnknownRuntime"
-    assert ready(status).message.endswith("Pods of an earlier state still serve.")
+    assert ready(status).message.endswith("Pods of an earlier revision still serve.")
 
 
 def test_the_mention_of_older_pods_does_not_pile_up() -> None:
@@ -170,7 +170,7 @@ def test_the_mention_of_older_pods_does_not_pile_up() -> None:
     status = derive(observe(pods=pods), FunctionStatus(), NOW)
     for _ in range(3):
         status = derive(observe(pods=pods[:1]), status, LATER)
-    assert ready(status).message == "it ends. Pods of an earlier state still serve."
+    assert ready(status).message == "it ends. Pods of an earlier revision still serve."
 
 
 def test_a_transition_time_moves_only_with_the_status() -> None:

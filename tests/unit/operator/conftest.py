@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fake_clock import FakeClock
 
 from kappa_core import names
+from kappa_core.observed import deployment_facts
+from kappa_kube.errors import ApiError
 from kappa_operator import cache as facts
 from kappa_operator.cache import Cache
-from kappa_operator.client import ApiError
 
 Json = dict[str, Any]
 
@@ -20,7 +22,7 @@ class Killed(BaseException):
 
 
 class FakeApi:
-    """Objects by path. `calls` lists (method, path); `hook(count, done)` runs before (False) and after (True) each call."""
+    """Objects by path. `calls` lists (method, path); `hook(count, done)` runs before and after each call (`done`)."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
@@ -37,10 +39,10 @@ class FakeApi:
         self.objects[path] = item
         return item
 
-    async def get(self, path: str, **query: str | int) -> Json:
+    async def get(self, path: str, **query: str) -> Json:
         return self._call("GET", path, lambda: self._listed(path, **query) if query else self._found(path))
 
-    async def merge_patch(self, path: str, body: Json, *, field_manager: str = "") -> Json:
+    async def merge_patch(self, path: str, body: Json) -> Json:
         return self._call("PATCH", path, lambda: self._merge(path, copy.deepcopy(body)))
 
     async def strategic_patch(self, path: str, body: Json) -> Json:
@@ -183,9 +185,9 @@ class Cluster:
             if "/functions/" in path:
                 functions[facts.object_key(item)] = facts.function_record(item)
             elif (key := facts.deployment_function_key(item)) is not None:
-                deployments[key] = facts.deployment_record(item)
+                deployments[key] = deployment_facts(item)
             elif (key := facts.deployment_pool_key(item)) is not None and "/deployments/" in path:
-                pools[key] = facts.deployment_record(item)
+                pools[key] = deployment_facts(item)
             elif "/pods/" in path:
                 pods[facts.object_key(item)] = facts.pod_record(item)
         cache.pools.end_relist(pools)
@@ -208,19 +210,6 @@ def killed() -> type[BaseException]:
     return Killed
 
 
-class Clock:
-    """A clock that moves only when told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()

@@ -39,10 +39,15 @@ def deployment(version: int = 1, name: str = "fn-hello", uid: str = "d") -> dict
 
 def pod(version: int = 1, name: str = "fn-hello-1") -> dict[str, Any]:
     return {
-        "metadata": {"name": name, "namespace": "default", "resourceVersion": str(version), "labels": {names.LABEL_FUNCTION: "hello"}},
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "resourceVersion": str(version),
+            "labels": {names.LABEL_FUNCTION: "hello"},
+        },
         "spec": {},
         "status": {},
-    }  # fmt: skip
+    }
 
 
 def config_map(version: int = 1, **data: str) -> dict[str, Any]:
@@ -112,27 +117,6 @@ def test_pods_are_found_by_their_function_until_they_go(world: World) -> None:
     world.watcher.pod(pod(name="a"), gone=True)
     world.watcher.pod(pod(name="b"), gone=True)
     assert (world.cache.pods_for("default/hello"), world.cache.pods_of) == ([], {})
-
-
-def test_a_full_list_takes_ghosts_away_and_keeps_what_came_meanwhile(world: World) -> None:
-    store = world.cache.deployments
-    store.put("ghost", facts.deployment_record(deployment(1)))
-    store.put("stays", facts.deployment_record(deployment(1)))
-    store.begin_relist()
-    store.put("came", facts.deployment_record(deployment(9)))
-    store.put("newer", facts.deployment_record(deployment(9)))
-    store.remove("went")
-    listed = {
-        "stays": facts.deployment_record(deployment(1)),
-        "newer": facts.deployment_record(deployment(2)),
-        "went": facts.deployment_record(deployment(1)),
-        "missed": facts.deployment_record(deployment(3)),
-    }
-    assert store.end_relist(listed) == {"ghost", "missed"}
-    assert set(store) == {"stays", "came", "newer", "missed"}
-    newer = store.get("newer")
-    assert newer is not None
-    assert newer.replicas == 9
 
 
 def test_a_status_edited_by_hand_is_read_as_far_as_it_goes() -> None:

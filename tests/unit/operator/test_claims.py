@@ -1,4 +1,4 @@
-"""Whose a pool pod is: gateways say so, the pod confirms it, and one that nobody speaks for goes."""
+"""Claims of pool pods: gateways report them, the pod confirms one, and a specialized pod without one is retired."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,18 +9,19 @@ import pytest
 from kappa_core import adoption, names
 from kappa_core.demand import Claim, DemandReport
 from kappa_core.observed import PodFacts, pod_facts
+from kappa_kube.errors import Disconnected
 from kappa_operator.cache import Cache, PodRecord
 from kappa_operator.claims import Claims
 
 HELLO = ("default/hello", "1")
 
 
-def claim(pod: str, function: str = "hello", revision: str = "1") -> Claim:
-    return Claim("default", function, pod, f"uid-{pod}", revision)
+def claim(pod: str, function: str = "hello", spec_hash: str = "1") -> Claim:
+    return Claim("default", function, pod, f"uid-{pod}", spec_hash)
 
 
 class Pods:
-    """Pool pods and what their agents say; `said` is None for one that does not answer or is nobody's."""
+    """Pool pods and what their agents say; `said` is None for one that does not answer or is not specialized."""
 
     def __init__(self, clock: Any) -> None:
         self.cache, self.clock = Cache(), clock
@@ -112,7 +113,7 @@ async def test_two_gateways_that_claim_one_pod_must_agree(pods: Pods) -> None:
     assert pods.confirmed() == ["a"]
 
 
-async def test_a_specialized_pod_that_nobody_claims_goes_in_time(pods: Pods, clock: Any) -> None:
+async def test_a_specialized_pod_without_a_claim_is_retired_in_time(pods: Pods, clock: Any) -> None:
     pods.add("a", HELLO)
     pods.add("free")
     pods.add("theirs", HELLO, **{names.LABEL_OPERATOR: "canary"})
@@ -159,7 +160,7 @@ async def test_a_pod_that_cannot_be_deleted_is_tried_again(pods: Pods, clock: An
     real: Callable[[PodFacts, str], Awaitable[None]] = pods.claims._retire
 
     async def fail(pod: PodFacts, why: str) -> None:
-        raise TimeoutError
+        raise Disconnected("no answer in time")
 
     pods.claims._retire = fail
     await pods.claims.look_around()

@@ -1,4 +1,4 @@
-"""Somebody takes our labels from a Deployment: the selection of the watch may still hold it."""
+"""Our labels are removed from a Deployment, and the watch's selector may still match it."""
 
 from typing import Any
 
@@ -11,11 +11,16 @@ def deployment(labels: dict[str, str], version: int) -> dict[str, Any]:
     labels = {names.LABEL_MANAGED_BY: names.MANAGED_BY, names.LABEL_COMPONENT: names.COMPONENT_FUNCTION, **labels}
     return {
         "metadata": {
-            "name": "fn-hello", "namespace": "team", "uid": "u", "resourceVersion": str(version), "labels": labels, "generation": 1,
+            "name": "fn-hello",
+            "namespace": "team",
+            "uid": "u",
+            "resourceVersion": str(version),
+            "labels": labels,
+            "generation": 1,
         },
         "spec": {"replicas": 0, "template": {"metadata": {}, "spec": {"containers": []}}},
         "status": {},
-    }  # fmt: skip
+    }
 
 
 def test_a_deployment_that_lost_our_label_is_forgotten_and_its_function_looked_at() -> None:
@@ -29,7 +34,7 @@ def test_a_deployment_that_lost_our_label_is_forgotten_and_its_function_looked_a
     assert queued == ["team/hello"]
 
 
-def test_somebody_elses_deployment_changes_nothing() -> None:
+def test_a_deployment_of_another_owner_changes_nothing() -> None:
     cache, queued = Cache(), list[str]()
     watcher = Watcher(cache, queued.append)
     watcher.deployment(deployment({names.LABEL_FUNCTION: "hello"}, 1), gone=False)

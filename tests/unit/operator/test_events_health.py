@@ -1,4 +1,4 @@
-"""Events that tell without spamming, and probes that notice an operator that is stuck."""
+"""Kubernetes events without repetitions, and probes that notice a stuck operator."""
 
 import asyncio
 import itertools
@@ -37,7 +37,7 @@ def recorder(clock: Any, monkeypatch: pytest.MonkeyPatch) -> EventRecorder:
     return EventRecorder(Api(), "operator-1", clock)
 
 
-async def told(recorder: EventRecorder) -> list[tuple[str, str]]:
+async def written(recorder: EventRecorder) -> list[tuple[str, str]]:
     api = recorder._api
     assert isinstance(api, Api)
     task = asyncio.create_task(recorder.run())
@@ -60,7 +60,7 @@ async def test_the_life_of_a_function(recorder: EventRecorder) -> None:
     ]
     for old, new in itertools.pairwise(states):
         recorder.status_changed(RECORD, old, new)
-    assert await told(recorder) == [
+    assert await written(recorder) == [
         ("Warning", "ImagePullFailed"),
         ("Normal", "Deployed"),
         ("Normal", "Recovered"),
@@ -68,20 +68,20 @@ async def test_the_life_of_a_function(recorder: EventRecorder) -> None:
     ]
 
 
-async def test_flapping_is_told_once_in_a_while(recorder: EventRecorder, clock: Any) -> None:
+async def test_flapping_is_written_once_in_a_while(recorder: EventRecorder, clock: Any) -> None:
     good, bad = status("Running", ready=True), status("Crashing", "exit code 1")
     for _ in range(10):
         recorder.status_changed(RECORD, good, bad)
         recorder.status_changed(RECORD, bad, good)
-    assert await told(recorder) == [("Warning", "Crashing"), ("Normal", "Recovered")]
+    assert await written(recorder) == [("Warning", "Crashing"), ("Normal", "Recovered")]
     clock.advance(QUIET_SECONDS + 1)
     recorder.status_changed(RECORD, good, bad)
-    assert await told(recorder) == [("Warning", "Crashing")]
+    assert await written(recorder) == [("Warning", "Crashing")]
 
 
 async def test_another_message_is_another_event(recorder: EventRecorder) -> None:
     recorder.status_changed(RECORD, status("Crashing", "one"), status("Crashing", "two"))
-    assert await told(recorder) == [("Warning", "Crashing")]
+    assert await written(recorder) == [("Warning", "Crashing")]
 
 
 async def test_a_note_fits_the_api(recorder: EventRecorder) -> None:
@@ -90,11 +90,11 @@ async def test_a_note_fits_the_api(recorder: EventRecorder) -> None:
 
 
 def test_a_standby_is_healthy_and_ready(clock: Any) -> None:
-    assert Health(clock).ready() == (True, "standing by")
+    assert Health(lambda: 0, clock).ready() == (True, "standing by")
 
 
 def test_a_leader_is_ready_once_it_has_listed_everything(clock: Any) -> None:
-    health = Health(clock)
+    health = Health(lambda: 0, clock)
     health.leading = True
     assert health.ready()[0] is False
     health.synced = True
@@ -102,9 +102,8 @@ def test_a_leader_is_ready_once_it_has_listed_everything(clock: Any) -> None:
 
 
 def test_work_that_waits_and_is_not_done_shows(clock: Any) -> None:
-    health = Health(clock)
+    health = Health(lambda: 3, clock)
     health.leading = health.synced = True
-    health.waiting = lambda: 3
     health.progress()
     clock.advance(FRESH_SECONDS + 1)
     assert health.ready() == (False, f"3 Functions wait and none was reconciled for {FRESH_SECONDS + 1:.0f} s")
@@ -116,7 +115,7 @@ def test_work_that_waits_and_is_not_done_shows(clock: Any) -> None:
 
 
 def test_having_nothing_to_do_is_no_fault(clock: Any) -> None:
-    health = Health(clock)
+    health = Health(lambda: 0, clock)
     health.leading = health.synced = True
     clock.advance(3600)
     assert health.ready()[0] is True

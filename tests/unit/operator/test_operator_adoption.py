@@ -11,9 +11,9 @@ from kappa_core.demand import Claim
 from kappa_core.manifests import Platform, RuntimeImage
 from kappa_core.observed import PodFacts
 from kappa_core.pool import PoolSettings
-from kappa_operator.adoption import Adoption
+from kappa_kube.errors import ApiError
+from kappa_operator.adoption import Adoption, Retirement
 from kappa_operator.cache import Cache
-from kappa_operator.client import ApiError
 from kappa_operator.reconcile import Reconciler
 
 KEY = "default/hello"
@@ -133,7 +133,7 @@ class Told:
     def confirmed(self, key: str) -> list[tuple[PodFacts, Claim]]:
         return [(pod, self.claims[pod.uid]) for pod in self.cache.free_pods() if pod.uid in self.claims and key == KEY]
 
-    def done(self, pod_uid: str) -> None: ...
+    def settled(self, pod_uid: str) -> None: ...
 
 
 class Scaler:
@@ -170,7 +170,7 @@ class Scaler:
 
 
 class Operator:
-    """A process: its cache and its memory go when it is killed; claims are told again by the gateways."""
+    """A process: its cache and its memory go when it is killed; the gateways repeat the claims."""
 
     def __init__(
         self, cluster: Any, clock: Any, kubernetes: Kubernetes, claims: dict[str, Claim], demand: int = 0
@@ -180,7 +180,15 @@ class Operator:
         self.told = Told(self.cache, claims)
         scaler = Scaler(cluster, demand)
         self.adoption = Adoption(
-            cluster.api, self.cache, PLATFORM, SETTINGS, scaler, self.told, self.told.outcomes.append, clock
+            cluster.api,
+            self.cache,
+            PLATFORM,
+            SETTINGS,
+            scaler,
+            self.told,
+            Retirement(cluster.api, self.told.outcomes.append),
+            self.told.outcomes.append,
+            clock,
         )
         self.reconciler = Reconciler(
             cluster.api, self.cache, PLATFORM, "http://gateway", scaler, self.told, self.told, self.told, self.adoption,
@@ -214,11 +222,11 @@ def claims_for(cluster: Any, *pods: str) -> dict[str, Claim]:
 
     function = function_record(cluster.function()).function
     assert function is not None
-    return {f"uid-{name}": Claim("default", "hello", name, f"uid-{name}", pool.revision(function)) for name in pods}
+    return {f"uid-{name}": Claim("default", "hello", name, f"uid-{name}", pool.spec_hash(function)) for name in pods}
 
 
 def owners(kubernetes: Kubernetes) -> dict[str, str]:
-    """Pod → `pool`, `function` or nobody."""
+    """Pod → `pool`, `function` or `nobody`."""
     kinds = {}
     for name, item in kubernetes.pods().items():
         owner = item["metadata"]["ownerReferences"]
@@ -298,11 +306,24 @@ async def test_a_pod_that_cannot_be_adopted_goes(
 async def test_a_pod_that_nothing_wants_goes_within_30_seconds(
     cluster: Any, kubernetes: Kubernetes, start: Any, clock: Any
 ) -> None:
-    """As where the Deployment of this name is somebody else's."""
+    """As where the Deployment of this name has another owner."""
     cluster.apply_function()
     kubernetes.free_pods("a")
-    metadata = {"name": "fn-hello", "namespace": "default", "uid": "theirs", "labels": {names.LABEL_FUNCTION: "hello"}, "manager": "other"}  # fmt: skip
-    cluster.api.put(cluster.DEPLOYMENT, {"metadata": metadata, "spec": {"replicas": 0, "template": {"metadata": {"annotations": {names.ANNOTATION_REVISION: "x"}}}}, "status": {}})  # fmt: skip
+    metadata = {
+        "name": "fn-hello",
+        "namespace": "default",
+        "uid": "theirs",
+        "labels": {names.LABEL_FUNCTION: "hello"},
+        "manager": "other",
+    }
+    cluster.api.put(
+        cluster.DEPLOYMENT,
+        {
+            "metadata": metadata,
+            "spec": {"replicas": 0, "template": {"metadata": {"annotations": {names.ANNOTATION_REVISION: "x"}}}},
+            "status": {},
+        },
+    )
     operator = start(claims_for(cluster, "a"))
     began = clock.now
     while kubernetes.pods() and clock.now < began + 30:

@@ -70,7 +70,7 @@ async def test_a_pool_comes_with_its_first_function_and_goes_with_its_last(
     assert POOL in cluster.api.objects
     del cluster.api.objects[cluster.FUNCTION.format("other")]
     await operator.settle(wait=False)
-    assert POOL in cluster.api.objects, "its Function may be about to be made anew"
+    assert POOL in cluster.api.objects, "its Function may be about to be created again"
     clock.advance(LINGER_SECONDS)
     await operator.settle()
     assert POOL not in cluster.api.objects
@@ -187,14 +187,14 @@ async def test_a_pod_that_goes_is_marked_before_the_pool_shrinks(cluster: Any, s
     assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == ({"a"}, 2)
 
 
-async def test_a_pod_that_stays_after_all_is_told_so(cluster: Any, shrinking: Operator) -> None:
+async def test_a_pod_that_stays_after_all_loses_its_mark(cluster: Any, shrinking: Operator) -> None:
     await shrinking.pools.reconcile(KEY)
     shrinking.pools.claimed("default", "python3.13")
     assert await shrinking.pools.reconcile(KEY) == pool.CLAIM_WINDOW
     assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == (set(), 3)
 
 
-async def test_a_marked_pod_in_whose_place_another_one_went_is_told_so(
+async def test_a_marked_pod_that_stays_because_another_one_went_loses_its_mark(
     cluster: Any, shrinking: Operator, clock: Any
 ) -> None:
     await shrinking.pools.reconcile(KEY)
@@ -212,7 +212,7 @@ async def test_a_marked_pod_in_whose_place_another_one_went_is_told_so(
     assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == (set(), 2)
 
 
-async def test_a_restarted_operator_waits_anew_before_it_shrinks_a_pool(
+async def test_a_restarted_operator_waits_again_before_it_shrinks_a_pool(
     cluster: Any, start: Any, shrinking: Operator, clock: Any
 ) -> None:
     await shrinking.pools.reconcile(KEY)
@@ -224,7 +224,7 @@ async def test_a_restarted_operator_waits_anew_before_it_shrinks_a_pool(
     assert (marked(cluster), cluster.api.objects[POOL]["spec"]["replicas"]) == ({"a"}, 3)
 
 
-async def test_what_somebody_did_to_it_is_undone(cluster: Any, start: Any) -> None:
+async def test_changes_by_others_are_undone(cluster: Any, start: Any) -> None:
     cluster.apply_function()
     operator = start()
     await operator.settle()
@@ -236,7 +236,7 @@ async def test_what_somebody_did_to_it_is_undone(cluster: Any, start: Any) -> No
     assert POOL in cluster.api.objects
 
 
-async def test_a_deployment_of_somebody_else_is_left_alone(cluster: Any, start: Any) -> None:
+async def test_a_deployment_of_another_owner_is_left_alone(cluster: Any, start: Any) -> None:
     cluster.apply_function()
     metadata = {"name": "pool-python3-13", "namespace": "default", "uid": "theirs", "labels": {"app": "x"}}
     cluster.api.put(POOL, {"metadata": metadata, "spec": {"replicas": 1}})

@@ -8,8 +8,8 @@ import pytest
 
 from kappa_core import names, scaling
 from kappa_core.manifests import Platform, RuntimeImage
+from kappa_kube.errors import ApiError
 from kappa_operator.cache import Cache
-from kappa_operator.client import ApiError
 from kappa_operator.reconcile import MISSING_GRACE, SOFT_STATUS_DELAY, Reconciler
 
 KEY = "default/hello"
@@ -17,7 +17,7 @@ PLATFORM = Platform(runtimes={"python3.13": RuntimeImage(image="runtime:1")})
 
 
 class Recorder:
-    """Scaler, verifier, probes and events at once: remembers what it was told."""
+    """Scaler, verifier, probes and events at once: remembers what it was called with."""
 
     def __init__(self) -> None:
         self.scaled: list[tuple[int, int]] = []
@@ -160,11 +160,19 @@ async def test_killed_at_any_call_it_ends_the_same(
             where.api.put(
                 where.DEPLOYMENT,
                 {
-                    "metadata": {"name": "fn-hello", "namespace": "default", "uid": "old", "manager": "other", "labels": {names.LABEL_FUNCTION: "hello"},
-                                 "ownerReferences": [{"kind": "Function", "name": "hello", "uid": "uid-hello", "controller": True}]},
+                    "metadata": {
+                        "name": "fn-hello",
+                        "namespace": "default",
+                        "uid": "old",
+                        "manager": "other",
+                        "labels": {names.LABEL_FUNCTION: "hello"},
+                        "ownerReferences": [
+                            {"kind": "Function", "name": "hello", "uid": "uid-hello", "controller": True}
+                        ],
+                    },
                     "spec": {"replicas": 1},
                 },
-            )  # fmt: skip
+            )
         if scenario == "config map":
             where.config_maps["default/code"] = {
                 "metadata": {"name": "code", "namespace": "default"},
@@ -250,7 +258,7 @@ async def test_a_deployment_edited_by_hand_is_mended(cluster: Any, operator: Ope
     assert cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"] == "runtime:1"
 
 
-async def test_somebody_elses_deployment_is_never_taken_over(cluster: Any, operator: Operator) -> None:
+async def test_a_deployment_of_another_owner_is_never_taken_over(cluster: Any, operator: Operator) -> None:
     theirs = cluster.api.put(
         cluster.DEPLOYMENT,
         {
@@ -289,17 +297,17 @@ async def test_a_labelled_deployment_of_another_owner_is_a_conflict_too(cluster:
     assert "belongs to Rollout/x" in cluster.condition()["message"]
 
 
-async def test_the_deployment_of_a_function_that_was_deleted_and_made_anew_is_waited_for(
+async def test_the_deployment_of_a_deleted_function_of_the_same_name_is_waited_for(
     cluster: Any, operator: Operator
 ) -> None:
     cluster.apply_function()
     await operator.settle()
-    anew = copy.deepcopy(cluster.function())
-    anew["metadata"]["uid"] = "uid-new"
-    del anew["status"]
-    cluster.api.put(cluster.FUNCTION.format("hello"), anew)
+    successor = copy.deepcopy(cluster.function())
+    successor["metadata"]["uid"] = "uid-new"
+    del successor["status"]
+    cluster.api.put(cluster.FUNCTION.format("hello"), successor)
     assert await operator.reconcile() is not None
-    assert "status" not in cluster.function(), "it is no conflict, so nothing is told"
+    assert "status" not in cluster.function(), "it is no conflict, so nothing is written"
     del cluster.api.objects[cluster.DEPLOYMENT]
     await operator.settle()
     assert cluster.deployment["metadata"]["ownerReferences"][0]["uid"] == "uid-new"
@@ -372,7 +380,7 @@ async def test_a_config_map_that_env_names_must_have_the_key(cluster: Any, opera
 @pytest.mark.parametrize(
     ("status", "reason"), [(422, "InvalidSpec"), (400, "InvalidSpec"), (403, "PodRejected")]
 )  # fmt: skip
-async def test_a_refusal_is_told_and_not_tried_at_every_turn(
+async def test_a_refusal_is_reported_and_not_tried_at_every_turn(
     cluster: Any, operator: Operator, status: int, reason: str
 ) -> None:
     def refuse(count: int, done: bool) -> None:

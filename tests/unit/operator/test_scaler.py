@@ -1,4 +1,4 @@
-"""Who is scaled when: at once for waiting requests, down only when it is known that nobody needs the pods."""
+"""When functions are scaled: up at once for waiting requests, down only when the pods are known to be unneeded."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -166,7 +166,7 @@ async def test_after_a_restart_pods_that_run_count_as_needed(world: World) -> No
     assert await world.tick(2.0) == [0]
 
 
-async def test_demand_told_before_the_function_was_known_counts(world: World) -> None:
+async def test_demand_reported_before_the_function_was_known_counts(world: World) -> None:
     world.report(demand(waiting=1), full=False)
     world.deployed()
     assert await world.settle() == [1]

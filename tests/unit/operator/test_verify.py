@@ -14,7 +14,7 @@ TIMEOUT = 60.0
 
 
 class Timers:
-    """call_later with a clock that is told to move."""
+    """call_later with a clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -54,11 +54,11 @@ class Claims:
 
     # -- what its first request shows
 
-    def sent(self, pod: PodState, revision: str) -> None:
+    def sent(self, pod: PodState, spec_hash: str) -> None:
         """The specialize request is on its way."""
         if pod.claim is None or not pod.claim.advance(ClaimEvent.SEND):
             return
-        pod.claim.revision = revision
+        pod.claim.spec_hash = spec_hash
         self._loop.call_later(_REPORT_AFTER, self._report, pod)
         if self._concurrency(pod) > 1:
             self._loop.call_later(_ASK_AFTER, self._ask, pod)

@@ -36,7 +36,7 @@ class Specializer:
         self._clock = clock
 
     def request(self, pod: PodState, request_id: str, head: bytes, event: bytes) -> tuple[bytes, str]:
-        """Head and body, and the revision that the pod is specialized for.
+        """Head and body, and the hash of the spec that the pod is specialized for.
 
         `head` and `event` are an ordinary invocation's; `head` has its Content-Length last. Raises `ValueError` where
         the function is more than a pool pod takes.
@@ -48,22 +48,22 @@ class Specializer:
         code = b""
         if function.spec.code.archive is not None:
             code, config = self._code.for_pod(function.spec.code.archive, config)
-        revision = pool.revision(function)
+        spec_hash = pool.spec_hash(function)
         body = encode(
             Specialization(
                 pod_uid=pod.claim.pod.uid,
                 request_id=request_id,
-                revision=revision,
+                spec_hash=spec_hash,
                 issued_at=self._clock(),
                 config=config,
                 env=pool.environment(function),
             ),
             code=code,
-            event=event,
+            payload=event,
             sign=self._sign,
         )
         fields = head[head.index(b"\r\n") + 2 : head.rindex(_LENGTH)]
-        return b"%b%b%b%d\r\n\r\n%b" % (_FIRST_LINE, fields, _LENGTH, len(body), body), revision
+        return b"%b%b%b%d\r\n\r\n%b" % (_FIRST_LINE, fields, _LENGTH, len(body), body), spec_hash
 
     @staticmethod
     def start_timeout(function: Function | None) -> float:

@@ -35,7 +35,8 @@ class Connection:
         self._trouble = "not connected yet"
 
     async def open(self) -> None:
-        """Returns after the first attempt, and goes on trying. Raises `QueueMisconfigured` where the first attempt does."""
+        """Returns after the first attempt, and goes on trying. Raises `QueueMisconfigured` where the first attempt
+        does."""
         self._first = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(), name="queue connection")
         await asyncio.wait([self._first], timeout=self._settings.queue_timeout)

@@ -35,7 +35,8 @@ class LaneStream:
     remembers_since: int = 0
     """Server time in microseconds, see `memory`: of the server, or of the consumer if that is younger."""
     order: int = 0
-    """The newest delivery's number in the consumer. A smaller one that comes later says that the consumer was recreated."""
+    """The newest delivery's number in the consumer. A smaller one that comes later says that the consumer was
+    recreated."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -123,7 +124,7 @@ class Lanes:
         message = await self._last(lane, event_id)
         return _decode(lane, message) if message is not None else None
 
-    async def events(self, lane: Lane, *, limit: int, after: str | None) -> list[Event]:
+    async def events(self, lane: Lane, *, limit: int, after: str | None = None) -> list[Event]:
         if not _is_lane(lane):
             return []
         stream, subject = self._names.stream(lane), self._names.events(lane)

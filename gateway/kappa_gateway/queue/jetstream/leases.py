@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 LONGEST_PULL: Final = 5.0
 """Seconds: a pull that the server forgot delays events by no more."""
 TRY: Final = 2.0
-"""Seconds for one try to settle an event: a server that forgot the delivery may not answer, and the next one replaces it."""
+"""Seconds for one try to settle an event: a server that forgot the delivery may not answer, and the next one replaces
+it."""
 ACK: Final = b"+ACK"
 PROGRESS: Final = b"+WPI"
 TERMINATE: Final = b"+TERM"
@@ -169,7 +170,8 @@ class Leases:
         event_id = message.subject.rpartition(".")[2]
         now = asyncio.get_running_loop().time()
         if number <= before:
-            # It was delivered later, and has a smaller number: the consumer was recreated, and has forgotten its deliveries.
+            # It was delivered later, and has a smaller number: the consumer was recreated, and has forgotten its
+            # deliveries.
             stream.remembers_since = NEVER
             self._lanes.forget(lane)
         stream.order = max(stream.order, number)

@@ -153,7 +153,8 @@ class Link(Client):
         return listener
 
     def release(self, listener: "Listener", *, for_seconds: float) -> None:
-        """Messages may still arrive for so long: they are returned to the queue, and only then is the listener reused."""
+        """Messages may still arrive for so long: they are returned to the queue, and only then is the listener
+        reused."""
         listener.deliver = None
         self._listeners.discard(listener)
         if for_seconds > 0:
@@ -175,7 +176,8 @@ class Link(Client):
                 return
 
     async def ping(self, timeout: float) -> None:
-        """Returns when the server has answered, and so has read all that was sent before. Raises `LinkBroken`, `NoAnswer`.
+        """Returns when the server has answered, and so has read all that was sent before. Raises `LinkBroken`,
+        `NoAnswer`.
 
         With a timeout of our own: nats-py's outlasts a connection that ends meanwhile.
         """
@@ -272,7 +274,8 @@ class Link(Client):
                 _fail(answer, failure)
 
     def _connect_command(self) -> bytes:
-        # nats-py begins TLS only where the server asks for it, whatever the URL's scheme says, and offers no other hook.
+        # nats-py begins TLS only where the server asks for it, whatever the URL's scheme says, and offers no other
+        # hook.
         if wants_tls(self._settings) and not self._server_info.get("tls_required"):
             raise TlsRefused("the server offers no TLS, and tls:// or a certificate is set")
         command: bytes = super()._connect_command()

@@ -1,7 +1,7 @@
 """Streams and consumers through nats-py's manager: repeated while nobody can answer, and with the queue's errors.
 
-Records and the dead letter are plain streams, not nats-py's key-value buckets: those keep no headers beside a value, leave a
-marker where a key was deleted, and cannot list the newest first.
+Records and the dead letter are plain streams, not nats-py's key-value buckets: those keep no headers beside a value,
+leave a marker where a key was deleted, and cannot list the newest first.
 """
 
 import asyncio
@@ -48,12 +48,13 @@ class Manager:
         self._settings: Final = settings
 
     async def call(self, operation: Callable[[JetStreamManager], Awaitable[T]], *, deadline: float) -> T:
-        """One operation of nats-py's manager, to be done by `deadline` (loop time). Raises `APIError`, and what the links
-        raise."""
+        """One operation of nats-py's manager, to be done by `deadline` (loop time). Raises `APIError`, and what the
+        links raise."""
         return await self._repeat(lambda link, timeout: operation(link.jsm(timeout=timeout)), deadline)
 
     async def request(self, what: str, body: dict[str, object], *, deadline: float) -> dict[str, Any]:
-        """The answer to `$JS.API.<what>`, for what nats-py's manager has no parameter. Raises as `call` (`Any`: JSON)."""
+        """The answer to `$JS.API.<what>`, for what nats-py's manager has no parameter. Raises as `call` (`Any`:
+        JSON)."""
 
         async def ask(link: Link, timeout: float) -> dict[str, Any]:
             answer = json.loads((await link.request(f"$JS.API.{what}", json.dumps(body).encode(), timeout)).data)
@@ -105,8 +106,9 @@ class Manager:
                     f"the NATS server at {address(self._settings)} has no room for stream {name}: {explain(error)}"
                 ) from error
             raise QueueMisconfigured(
-                f"stream {name} cannot be created or updated at {address(self._settings)}: {explain(error)}; correct the "
-                "settings of the server or the gateway, or give this installation its own KAPPA_GATEWAY_QUEUE_PREFIX"
+                f"stream {name} cannot be created or updated at {address(self._settings)}: {explain(error)}; correct "
+                "the settings of the server or the gateway, or give this installation its own "
+                "KAPPA_GATEWAY_QUEUE_PREFIX"
             ) from error
 
     async def ensure_consumer(self, stream: str, config: ConsumerConfig, *, deadline: float) -> ConsumerInfo:

@@ -1,9 +1,9 @@
 """Since when the server remembers its deliveries: an event that was stored later, and is delivered first, is fresh.
 
-A server that crashes forgets its last deliveries. Its id is another after each start. The time at which the first gateway saw
-an id is noted in a stream; the server ran at that time already. In a cluster a consumer moves from server to server while
-connections last: there it is the time of this connection, and of each new leader.
-All times are the server's own: microseconds since the epoch.
+A server that crashes forgets its last deliveries. Its id is another after each start. The time at which the first
+gateway saw an id is noted in a stream; the server ran at that time already. In a cluster a consumer moves from server
+to server while connections last: there it is the time of this connection, and of each new leader. All times are the
+server's own: microseconds since the epoch.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -1,12 +1,14 @@
 """Storing messages in streams, repeated until the stream confirms it or time is up."""
 
 import asyncio
+import re
 from typing import Final
 
+from nats.errors import Error
 from nats.js.api import PubAck, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
-from kappa_core.errors import RequestTooLarge
+from kappa_core.errors import InvalidRequest, RequestTooLarge
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import header_bytes
 from kappa_gateway.queue.jetstream.link import Link, LinkBroken, NoAnswer
@@ -14,6 +16,7 @@ from kappa_gateway.queue.jetstream.management import PAUSE, Manager, explain, ha
 from kappa_gateway.queue.protocol import QueueFull, QueueMisconfigured
 from kappa_gateway.settings import Settings
 
+_SUBJECT: Final = re.compile(r"[^\s*>]+\Z")
 TRY: Final = 2.0
 """Seconds that one try may take: a stream's leader may have died with it."""
 
@@ -88,16 +91,58 @@ class Publishing:
         """The error for a stream that refused a message."""
         if has_no_space(error):
             return QueueFull(
-                f"the queue is full: stream {stream} at {self._connection.address} takes no more ({explain(error)}); try again "
-                "later. What limits it is queue_max_bytes (KAPPA_GATEWAY_QUEUE_MAX_BYTES), or the server's storage"
+                f"the queue is full: stream {stream} at {self._connection.address} takes no more ({explain(error)}); "
+                "try again later. Its limit is queue_max_bytes (KAPPA_GATEWAY_QUEUE_MAX_BYTES), or the server's storage"
             )
         return self._connection.unavailable(f"stream {stream} refused: {explain(error)}")
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        """See `Publisher.publish`. Looks for the stream each time: one may come or go, and deliveries are few."""
+        if not _SUBJECT.match(subject):
+            raise InvalidRequest(f"{subject!r} is no NATS subject to publish to: no spaces, no wildcards")
+        loop, deadline = asyncio.get_running_loop(), self._connection.deadline()
+        while True:
+            link = await self._connection.connected(deadline)
+            self._check_size(link, payload, headers)
+            try:
+                if await self._is_stored(link, subject, deadline):
+                    timeout = max(deadline - loop.time(), 0.0)
+                    await link.js.publish(subject, payload, timeout, headers=headers or None)
+                else:
+                    await link.send(subject, payload, headers=headers or None)
+                    await link.ping(deadline - loop.time())
+                return
+            except APIError as error:
+                if not is_temporary(error):
+                    raise QueueFull(
+                        f"the stream that listens to {subject} took no message: {explain(error)}"
+                    ) from error
+                why = explain(error)
+            except NoAnswer as error:
+                raise self._connection.unavailable(str(error)) from error
+            except NoStreamResponseError:
+                why = f"the stream that listened to {subject} is gone"
+            except Error as error:
+                self._connection.gone(link)
+                why = str(error)
+            if loop.time() + PAUSE > deadline:
+                raise self._connection.unavailable(why)
+            await asyncio.sleep(PAUSE)
+
+    async def _is_stored(self, link: Link, subject: str, deadline: float) -> bool:
+        """Whether a stream listens to the subject."""
+        manager = Manager(link, self._settings)
+        try:
+            await manager.call(lambda jsm: jsm.find_stream_name_by_subject(subject), deadline=deadline)
+        except NotFoundError:
+            return False
+        return True
 
     def _check_size(self, link: Link, payload: bytes, headers: dict[str, str]) -> None:
         # The server would close the connection, with all requests that are under way on it.
         size = len(payload) + (header_bytes(headers) if headers else 0)
         if size > link.max_payload:
             raise RequestTooLarge(
-                f"with its headers the event has {size} bytes, and the NATS server at {self._connection.address} takes "
-                f"{link.max_payload}: send less, or raise max_payload in the server's configuration"
+                f"with its headers the message has {size} bytes, and the NATS server at {self._connection.address} "
+                f"takes {link.max_payload}: send less, or raise max_payload in the server's configuration"
             )

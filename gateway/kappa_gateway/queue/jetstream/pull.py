@@ -1,8 +1,10 @@
 """Pulls, which ask a consumer for messages.
 
-nats-py's `fetch` cannot tell why a pull ended, and loses messages that arrive while it is cancelled. So this is the protocol
-itself: a request to `$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>` with an inbox, where the messages arrive, and a status when
-there are no more: 404 no messages, 408 time is up, 409 the consumer is gone or full, 503 nobody listens.
+nats-py's `fetch` cannot tell why a pull ended, and loses messages that arrive while it is cancelled. So this is the
+protocol itself: a request to `$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>` with an inbox, where the messages arrive,
+and a status when there are no more: 404 no messages, 408 time is up, 409 the consumer is gone or full, 503 nobody
+listens.
+
 https://docs.nats.io/reference/reference-protocols/nats_api_reference
 """
 
@@ -28,7 +30,8 @@ class PullFailed(Exception):
 
 
 class Pull:
-    """One pull over one link. `messages` holds what came, also when `run` was cancelled: then return it with `nack_all`."""
+    """One pull over one link. `messages` holds what came, also when `run` was cancelled: then return it with
+    `nack_all`."""
 
     def __init__(self, link: Link, stream: str, consumer: str = CONSUMER) -> None:
         self._link: Final = link

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -16,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, ServiceUnavailableError
 
 from kappa_core.errors import InvalidRequest
-from kappa_core.event import DeadEvent, Event, Lane, Record
+from kappa_core.event import Event
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import event_headers
 from kappa_gateway.queue.jetstream.lanes import Lanes
@@ -25,11 +24,10 @@ from kappa_gateway.queue.jetstream.link import Denied, Link
 from kappa_gateway.queue.jetstream.management import Manager, explain, is_second_of_subject, is_temporary
 from kappa_gateway.queue.jetstream.memory import remembers_since, server_time
 from kappa_gateway.queue.jetstream.names import Names
-from kappa_gateway.queue.jetstream.publisher import publish
 from kappa_gateway.queue.jetstream.publishing import Publishing, TryAgain
 from kappa_gateway.queue.jetstream.store import Store
 from kappa_gateway.queue.jetstream.streams import shared_streams
-from kappa_gateway.queue.protocol import EventLease, LaneState, QueueMisconfigured
+from kappa_gateway.queue.protocol import LaneState, QueueMisconfigured
 from kappa_gateway.settings import Settings
 
 CONSUMER_LEADERS: Final = "$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.>"
@@ -51,9 +49,17 @@ class JetStreamQueue:
         self._connection: Final = Connection(settings, self._prepare)
         self._publishing: Final = Publishing(settings, self._connection)
         self._lanes: Final = Lanes(settings, self._names, self._connection)
-        self._leases: Final = Leases(settings, self._connection, self._lanes)
-        self._store: Final = Store(settings, self._names, self._connection, self._publishing)
+        leases = self._leases = Leases(settings, self._connection, self._lanes)
+        store = Store(settings, self._names, self._connection, self._publishing)
         self._max_event_bytes: int | None = None
+        # Each of these operations belongs to one part alone.
+        self.receive, self.extend, self.may_attempt = leases.receive, leases.extend, leases.may_attempt
+        self.ack, self.nack = leases.ack, leases.nack
+        self.find, self.events = self._lanes.find, self._lanes.events
+        self.purge, self.drop_lane = self._lanes.purge, self._lanes.drop
+        self.save_record, self.record, self.records = store.save_record, store.record, store.records
+        self.dead_letter, self.delete_dead_event = store.dead_letter, store.delete_dead_event
+        self.dead_event, self.dead_events = store.dead_event, store.dead_events
 
     @property
     def available(self) -> bool:
@@ -95,75 +101,24 @@ class JetStreamQueue:
                 raise self._publishing.refused(stream.name, error) from error
 
     async def _ended(self, event: Event, link: Link) -> bool:
-        """Whether a keyed event came within the window and ended, which a server that was restarted since has forgotten."""
+        """Whether a keyed event came within the window and ended, which a server that was restarted since has
+        forgotten."""
         window = self._settings.queue_deduplication_window
         if asyncio.get_running_loop().time() - link.opened_at > window:
             return False
         record = await self.record(event.lane.namespace, event.lane.function, event.id)
         return record is not None and record.status.final and record.received_at > event.received_at - window
 
-    async def receive(self, lane: Lane, count: int, wait: float) -> list[EventLease]:
-        return await self._leases.receive(lane, count, wait)
-
-    async def extend(self, leases: Sequence[EventLease]) -> None:
-        await self._leases.extend(leases)
-
-    def may_attempt(self, lease: EventLease) -> bool:
-        return self._leases.may_attempt(lease)
-
-    async def ack(self, lease: EventLease) -> None:
-        await self._leases.ack(lease)
-
-    async def nack(self, lease: EventLease, delay: float) -> None:
-        await self._leases.nack(lease, delay)
-
     async def lanes(self) -> list[LaneState]:
         self._leases.prune()
         return await self._lanes.states()
-
-    async def find(self, lane: Lane, event_id: str) -> Event | None:
-        return await self._lanes.find(lane, event_id)
-
-    async def events(self, lane: Lane, *, limit: int, after: str | None = None) -> list[Event]:
-        return await self._lanes.events(lane, limit=limit, after=after)
-
-    async def purge(self, lane: Lane) -> int:
-        return await self._lanes.purge(lane)
-
-    async def drop_lane(self, lane: Lane) -> None:
-        await self._lanes.drop(lane)
-
-    # -- records and the dead letter
-
-    async def save_record(self, record: Record) -> None:
-        await self._store.save_record(record)
-
-    async def record(self, namespace: str, function: str, event_id: str) -> Record | None:
-        return await self._store.record(namespace, function, event_id)
-
-    async def records(self, namespace: str, function: str, *, limit: int) -> list[Record]:
-        return await self._store.records(namespace, function, limit)
-
-    async def dead_letter(self, dead: DeadEvent) -> None:
-        await self._store.dead_letter(dead)
-
-    async def dead_event(self, namespace: str, function: str, event_id: str) -> DeadEvent | None:
-        return await self._store.dead_event(namespace, function, event_id)
-
-    async def dead_events(
-        self, namespace: str, function: str, *, limit: int, until: float | None = None
-    ) -> list[DeadEvent]:
-        return await self._store.dead_events(namespace, function, limit, until)
-
-    async def delete_dead_event(self, namespace: str, function: str, event_id: str) -> bool:
-        return await self._store.delete_dead_event(namespace, function, event_id)
 
     # -- for destinations
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         if subject.startswith((f"{self._settings.queue_prefix}.", "$", "_")):
             raise InvalidRequest(f"subject {subject} is the queue's or the server's own: a destination needs another")
-        await publish(self._settings, self._connection, subject, payload, headers)
+        await self._publishing.publish(subject, payload, headers)
 
     # -- a new connection
 
@@ -184,8 +139,8 @@ class JetStreamQueue:
         except APIError as error:
             if isinstance(error, ServiceUnavailableError) and error.err_code is None:  # nobody listens
                 raise QueueMisconfigured(
-                    f"the NATS server at {where} runs without JetStream: start it with -js, or a jetstream block in its "
-                    "configuration"
+                    f"the NATS server at {where} runs without JetStream: start it with -js, or a jetstream block in "
+                    "its configuration"
                 ) from None
             if is_temporary(error):
                 raise self._connection.unavailable(explain(error)) from error
@@ -203,13 +158,14 @@ class JetStreamQueue:
         wanted, room = self._settings.event_max_bytes, link.max_payload - HEADER_RESERVE
         if room < min(wanted, SMALLEST_EVENT):
             raise QueueMisconfigured(
-                f"the NATS server at {self._connection.address} takes messages of at most {link.max_payload} bytes, which is too "
-                f"small for events of up to {wanted}: set max_payload to at least {wanted + HEADER_RESERVE} in its configuration"
+                f"the NATS server at {self._connection.address} takes messages of at most {link.max_payload} bytes, "
+                f"which is too small for events of up to {wanted}: set max_payload to at least "
+                f"{wanted + HEADER_RESERVE} in its configuration"
             )
         if room < wanted and self._max_event_bytes != room:
             logger.warning(
-                "events may have %d bytes, not the %d of KAPPA_GATEWAY_EVENT_MAX_BYTES: the NATS server at %s takes messages of "
-                "at most %d; set max_payload to at least %d in its configuration",
+                "events may have %d bytes, not the %d of KAPPA_GATEWAY_EVENT_MAX_BYTES: the NATS server at %s takes "
+                "messages of at most %d; set max_payload to at least %d in its configuration",
                 room,
                 wanted,
                 self._connection.address,

@@ -48,7 +48,7 @@ class Store:
         final = await self._last(names.records, names.record(namespace, function, event_id), _record)
         return _newer(final, other)
 
-    async def records(self, namespace: str, function: str, limit: int) -> list[Record]:
+    async def records(self, namespace: str, function: str, *, limit: int) -> list[Record]:
         if not _can_be(namespace, function, "any"):
             return []
         names = self._names
@@ -74,7 +74,7 @@ class Store:
         return await self._last(self._names.dead, self._names.dead_event(namespace, function, event_id), _dead)
 
     async def dead_events(
-        self, namespace: str, function: str, limit: int, until: float | None = None
+        self, namespace: str, function: str, *, limit: int, until: float | None = None
     ) -> list[DeadEvent]:
         if not _can_be(namespace, function, "any"):
             return []

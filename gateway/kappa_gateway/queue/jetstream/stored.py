@@ -53,8 +53,8 @@ async def _get(manager: Manager, stream: str, sequence: int | None, subject: str
 async def newest(connection: Connection, manager: Manager, stream: str, subject: str, limit: int) -> list[Stored]:
     """At least the newest `limit` messages of a subject (with wildcards), if there are so many, oldest first.
 
-    JetStream reads forwards only. So this searches a sequence after which there are enough messages and not too many: a new
-    reader says at once how many it would get.
+    JetStream reads forwards only. So this searches a sequence after which there are enough messages and not too many: a
+    new reader says at once how many it would get.
     """
     deadline = connection.deadline()
     try:

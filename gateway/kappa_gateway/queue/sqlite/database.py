@@ -97,19 +97,21 @@ class Database:
         empty = _pragma(connection, "schema_version") == 0
         if application != APPLICATION_ID and not (empty and application == 0 and version == 0):
             raise QueueMisconfigured(
-                f"{self.path} is an SQLite database, and not one of Kappa's queue: name another file; it was not touched"
+                f"{self.path} is an SQLite database, and not one of Kappa's queue: name another file; "
+                "it was not touched"
             )
         if version > VERSION:
             raise QueueMisconfigured(
-                f"the queue file {self.path} was written by a newer Kappa (format {version}; this one knows {VERSION}): "
-                "run that version again, or name another file for this one; it was not touched"
+                f"the queue file {self.path} was written by a newer Kappa (format {version}; this one knows "
+                f"{VERSION}): run that version again, or name another file for this one; it was not touched"
             )
         if empty:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         if version < VERSION:
             connection.executescript(
-                f"BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; "
+                f"PRAGMA user_version = {VERSION}; COMMIT;"
             )
 
     # -- errors
@@ -127,13 +129,16 @@ class Database:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 return (
                     f"is damaged, or no SQLite file ({error}): stop Kappa and save its events with "
-                    f"`sqlite3 {self.path} .recover | sqlite3 NEW-FILE`, or move it away together with {self.path.name}-wal "
-                    "and begin with an empty one"
+                    f"`sqlite3 {self.path} .recover | sqlite3 NEW-FILE`, or move it away together with "
+                    f"{self.path.name}-wal and begin with an empty one"
                 )
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
                 return f"cannot be written ({error}): {_folder_hint(self.path)}"
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return f"is locked ({error}): another program, such as the sqlite3 shell, has a transaction open in it; end that"
+                return (
+                    f"is locked ({error}): another program, such as the sqlite3 shell, has a transaction open in it; "
+                    "end that"
+                )
             case sqlite3.SQLITE_IOERR:
                 return (
                     f"cannot be read or written ({error}): look at the disk's health and its free space; "

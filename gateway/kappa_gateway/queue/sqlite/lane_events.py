@@ -103,7 +103,8 @@ def receive(connection: sqlite3.Connection, lane: Lane, count: int, now: float, 
 def undo_receive(connection: sqlite3.Connection, held: Iterable[Held]) -> None:
     """As if they had not been delivered: nobody has seen them."""
     connection.executemany(
-        "UPDATE events SET due_at = ?, receive_count = receive_count - 1, held = 0 WHERE seq = ? AND receive_count = ? AND held",
+        "UPDATE events SET due_at = ?, receive_count = receive_count - 1, held = 0 "
+        "WHERE seq = ? AND receive_count = ? AND held",
         [(one.due_before, one.seq, one.receive_count) for one in held],
     )
 

@@ -9,7 +9,10 @@ from kappa_core.event import Condition, DeadEvent, Event, Kind, Lane, Record
 
 PROGRESS_RETENTION: Final = 2 * 86400.0
 """Seconds that a record which is not final is kept: far longer than the longest time between two tries."""
-_DEAD: Final = "namespace, function, id, kind, received_at, keyed, condition, attempts, error, died_at, saved_at, attributes, payload"
+_DEAD: Final = (
+    "namespace, function, id, kind, received_at, keyed, condition, attempts, error, died_at, "
+    "saved_at, attributes, payload"
+)
 
 
 def save_record(connection: sqlite3.Connection, record: Record, body: bytes, now: float) -> None:

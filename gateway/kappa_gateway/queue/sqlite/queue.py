@@ -1,4 +1,4 @@
-"""`Queue` in one SQLite file. Every change is in the log and synced (WAL, synchronous=FULL) before its caller gets the answer."""
+"""`Queue` in one SQLite file. Each change is in the log and synced (WAL, synchronous=FULL) before it is confirmed."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ class SqliteQueue:
     """Keeps `kappa_gateway.queue.protocol.Queue`."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: seconds since the epoch; it may jump. All times of events, leases and retentions are read from it."""
+        """`clock`: seconds since the epoch; it may jump. Due times, leases and retentions are all read from it."""
         self.lease_seconds = settings.queue_lease
         self._clock = clock
         self._timeout = settings.queue_timeout

@@ -37,7 +37,7 @@ class _Job:
 
 class Worker:
     """Runs jobs in the order they came. A job is a function of the connection that can be run again, for its
-    transaction may fail because of another job in it; what it raises of `KappaError`, it raises before it changes anything.
+    transaction may fail because of another job in it. It raises `KappaError` only before it changes anything.
     """
 
     def __init__(self, database: Database, *, writes: bool) -> None:
@@ -92,7 +92,8 @@ class Worker:
                 unwanted(future.result())
             if isinstance(error, TimeoutError):
                 raise QueueUnavailable(
-                    f"the queue file {self._database.path} did not answer within {timeout:g} s: its disk is slow or busy"
+                    f"the queue file {self._database.path} did not answer within {timeout:g} s: its disk is slow or "
+                    "busy"
                 ) from None
             raise
 

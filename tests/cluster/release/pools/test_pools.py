@@ -70,7 +70,7 @@ async def test_events_start_from_the_pool_too(
     [
         ({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}, "spec.env A: valueFrom"),
         ({"podTemplate": {"labels": {"team": "a"}}}, "spec.podTemplate.labels"),
-        ({"memory": "1Gi"}, "spec.memory 1Gi is above the warm pods' limit of 512Mi"),
+        ({"memory": "1Gi"}, "spec.memory 1Gi is above the pool pods' limit of 512Mi"),
     ],
 )
 async def test_a_function_that_no_warm_pod_can_become_starts_its_own_and_says_why(

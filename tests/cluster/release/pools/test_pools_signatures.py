@@ -81,13 +81,13 @@ def specialization(function: Any, pod: dict[str, Any], key: SigningKey, *, age: 
         Specialization(
             pod_uid=pod["metadata"]["uid"],
             request_id=REQUEST_ID,
-            revision=pool.revision(model),
+            spec_hash=pool.spec_hash(model),
             issued_at=time.time() - age,
             config=manifests.agent_config(model, Platform()),
             env=pool.environment(model),
         ),
         code=b"",
-        event=b"{}",
+        payload=b"{}",
         sign=lambda message: key.sign(message).signature,
     )
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappa_core.errors import BadAnswer
-from kappa_core.function_url import HttpRequest, from_answer, query_parameters, to_event
+from kappa_core.function_url import HttpRequest, from_answer, query_parameters, to_payload
 
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
 VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20).map(
@@ -34,7 +34,7 @@ def request(**changes):
 
 
 def test_an_event_has_lambdas_shape():
-    event = to_event(
+    event = to_payload(
         request(
             method="POST",
             query="a=1&a=2&b=%20x",
@@ -80,7 +80,7 @@ def test_an_event_has_lambdas_shape():
 
 
 def test_what_is_empty_is_left_out():
-    event = to_event(request())
+    event = to_payload(request())
     assert not {"body", "cookies", "queryStringParameters"} & set(event)
     assert event["isBase64Encoded"] is False
 
@@ -100,7 +100,7 @@ def test_what_is_empty_is_left_out():
     ],
 )
 def test_bodies_travel_as_text_or_base64(content_type, body, is_base64):
-    event = to_event(request(headers=[(b"content-type", content_type)] if content_type else [], body=body))
+    event = to_payload(request(headers=[(b"content-type", content_type)] if content_type else [], body=body))
     assert event["isBase64Encoded"] is is_base64
     assert (base64.b64decode(event["body"]) if is_base64 else event["body"].encode()) == body
 
@@ -111,7 +111,7 @@ def test_bodies_travel_as_text_or_base64(content_type, body, is_base64):
     st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40),
 )
 def test_every_request_becomes_an_event_that_is_json_and_keeps_the_body(body, headers, query):
-    event = json.loads(json.dumps(to_event(request(body=body, headers=headers, query=query))))
+    event = json.loads(json.dumps(to_payload(request(body=body, headers=headers, query=query))))
     got = event.get("body", "")
     assert (base64.b64decode(got) if event["isBase64Encoded"] else got.encode()) == body
     assert event["rawQueryString"] == query
@@ -173,7 +173,7 @@ def test_anything_else_is_a_json_body(answer):
         ('{"statusCode":200,"headers":{"a":["x"]}}', "'a'"),
         ('{"statusCode":200,"cookies":"a=1"}', "cookies"),
         ('{"statusCode":200,"cookies":["a=1\\nb: c"]}', "cookies"),
-        ("{nonsense", "no JSON"),
+        ("{nonsense", "not JSON"),
     ],
 )
 def test_what_cannot_be_a_response_is_said(answer, said):

@@ -57,6 +57,6 @@ def test_every_state_can_be_reached_and_none_but_the_final_ones_is_a_dead_end():
 def test_the_report_names_what_the_pod_was_specialized_for():
     claim = Claim(POD)
     claim.advance(ClaimEvent.SEND)
-    claim.revision = "abc"
+    claim.spec_hash = "abc"
     reported = claim.as_reported("f")
-    assert (reported.function, reported.pod, reported.pod_uid, reported.revision) == ("f", "pool-0", "uid-0", "abc")
+    assert (reported.function, reported.pod, reported.pod_uid, reported.spec_hash) == ("f", "pool-0", "uid-0", "abc")

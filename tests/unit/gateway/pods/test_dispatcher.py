@@ -131,7 +131,7 @@ def test_who_stops_waiting_is_skipped():
 
 
 def test_the_queue_has_a_limit_and_says_when_to_come_back():
-    world = World(max_waiting=2)
+    world = World(max_waiting_requests=2)
     world.ask()
     world.ask()
     with pytest.raises(Throttled) as refused:
@@ -335,7 +335,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world = World(max_waiting=5, max_wait=10)
+        self.world = World(max_waiting_requests=5, max_wait=10)
         self.tickets = []
 
     def _ask(self):
@@ -468,7 +468,7 @@ TestDispatcherMachine.settings = settings(max_examples=60, stateful_step_count=4
 
 
 def test_admission_is_asked_without_taking_anything():
-    world = World(max_waiting=1)
+    world = World(max_waiting_requests=1)
     world.dispatcher.admit(world.function)
     ticket = world.ask()
     with pytest.raises(Throttled):

@@ -1,1 +1,0 @@
-"""The command `kappa`: `main` is its entry point, `app` its commands, `invoke` the one that talks to a gateway."""
