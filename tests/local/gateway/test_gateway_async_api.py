@@ -10,7 +10,7 @@ from nats_server import NatsServer
 
 from kappa_core.errors import QueueUnavailable
 from kappa_core.event import Condition, DeadEvent, Event, Kind, Lane, Record, Status
-from kappa_gateway.events import status, steering
+from kappa_gateway.events import administration, status
 from kappa_gateway.queue.factory import make_queue
 from kappa_gateway.settings import Settings
 
@@ -20,14 +20,19 @@ DELIVERIES = Lane(Kind.DELIVERY, "default", "hello")
 
 
 class Stored:
-    """Accepts events, and does nothing with them."""
+    """A queue of which a gateway sees no event, so that all of them stay where the test put them."""
 
-    def __init__(self, queue, gateway):
-        self.queue = queue
-        self.gateway = gateway
+    def __init__(self, queue):
+        self._queue = queue
 
-    async def accept(self, event):
-        return await self.queue.enqueue(event)
+    def __getattr__(self, name):
+        return getattr(self._queue, name)
+
+    async def lanes(self):
+        return []
+
+    async def receive(self, lane, count, wait):
+        return []
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +43,27 @@ def nats_server(tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture
+async def gateway(request, tools, monkeypatch):
+    """A gateway that knows the function `hello`, without pods."""
+    queue = request.getfixturevalue("queue") if "queue" in request.fixturenames else None
+    stored = Stored(queue) if queue is not None else None
+    monkeypatch.setattr("kappa_gateway.main.make_queue", lambda settings: stored)
+    backend = tools.backend()
+    backend.functions = [tools.function(), tools.web_function()]
+    async with tools.running(backend) as run:
+        yield run
+
+
 @pytest.fixture(params=["sqlite", "jetstream"])
-async def queue(request, gateway, tmp_path):
+async def queue(request, tmp_path):
     if request.param == "sqlite":
         queue = make_queue(Settings(queue_url=f"sqlite:{tmp_path}/queue.db"))
     else:
         url = request.getfixturevalue("nats_server").url
         queue = make_queue(Settings(queue_url=url, queue_prefix=f"t{uuid.uuid4().hex[:12]}"))
     await queue.open()
-    gateway.gateway.events = Stored(queue, gateway.gateway)
     yield queue
-    gateway.gateway.events = None
     await queue.close()
 
 
@@ -367,7 +382,7 @@ async def test_a_redriven_delivery_goes_to_where_its_function_says_now(gateway, 
 
 
 async def test_a_long_redrive_is_done_in_steps(gateway, queue, monkeypatch):
-    monkeypatch.setattr(steering, "MOST_AT_ONCE", 16)
+    monkeypatch.setattr(administration, "MOST_AT_ONCE", 16)
     for _ in range(20):
         await queue.dead_letter(a_death(an_event()))
     first = await post(gateway, f"{BASE}/redrive", {"all": True})

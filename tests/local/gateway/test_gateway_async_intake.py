@@ -19,20 +19,31 @@ URL_EVENT = {"kappa-invocation-type": "Event"}
 
 
 class FakeQueue:
+    """Keeps what it is given, and gives nothing out; an event is durable once `gate` is open."""
+
     max_event_bytes = None
-
-
-class FakeEvents:
-    """Keeps what it is given; `stored` is called before an event counts as durable."""
+    lease_seconds = 30.0
+    available = True
 
     def __init__(self):
-        self.queue = FakeQueue()
         self.accepted = {}
         self.asked = 0
         self.error = None
         self.gate = None
 
-    async def accept(self, event):
+    async def open(self):
+        pass
+
+    async def close(self):
+        pass
+
+    async def lanes(self):
+        return []
+
+    async def receive(self, lane, count, wait):
+        return []
+
+    async def enqueue(self, event):
         self.asked += 1
         if self.gate is not None:
             await self.gate.wait()
@@ -45,16 +56,27 @@ class FakeEvents:
 
 
 @pytest.fixture
-def events(gateway):
-    gateway.gateway.events = FakeEvents()
-    return gateway.gateway.events
+def events():
+    """The gateway's queue, of tests that ask for it."""
+    return FakeQueue()
+
+
+@pytest.fixture
+async def gateway(request, tools, monkeypatch):
+    """A gateway that knows the functions `hello` (lambda) and `web` (http), without pods."""
+    queue = request.getfixturevalue("events") if "events" in request.fixturenames else None
+    monkeypatch.setattr("kappa_gateway.main.make_queue", lambda settings: queue)
+    backend = tools.backend()
+    backend.functions = [tools.function(), tools.web_function()]
+    async with tools.running(backend) as run:
+        yield run
 
 
 def invocations(gateway, kind="Event"):
     """How invocations of this type are counted, by outcome."""
     found = {}
     for function in gateway.gateway.functions:
-        for (counted, outcome), number in function.metrics.invocations.items():
+        for (counted, outcome), number in function.counts.invocations.items():
             if counted == kind:
                 found[str(outcome)] = found.get(str(outcome), 0) + number
     return found
@@ -163,7 +185,7 @@ async def test_what_is_too_large_gets_413(gateway, events):
         "Type": "User",
         "Message": "the request's body is larger than 1048576 bytes, which is the limit",
     }
-    events.queue.max_event_bytes = 100
+    events.max_event_bytes = 100
     answer = await gateway.invoke(body=b'"' + b"x" * 200 + b'"', x_amz_invocation_type="Event")
     assert (answer.status, answer.header("x-amzn-errortype")) == (413, "RequestTooLargeException")
     assert "the queue takes 100 at most" in answer.json()["Message"]

@@ -10,7 +10,7 @@ import pytest
 from kappa_core.event import Condition, Event, Kind, Lane, Record, Status
 from kappa_core.function.status import Condition as ReadyCondition
 from kappa_core.function.status import FunctionStatus
-from kappa_gateway.events import ending
+from kappa_gateway.events import settlement
 from kappa_gateway.queue.protocol import QueueFull, QueueUnavailable
 
 FAST = {
@@ -175,7 +175,7 @@ async def test_what_is_too_old_is_not_run(asynchronous):
     async with asynchronous() as run:
         pod = await run.add_pod()
         old = Event("old", LANE, b"{}", time.time() - 6 * 3600 - 1)
-        await run.gateway.events.accept(old)
+        await run.gateway.events.intake.accept(old)
         record = await final_record(run, "old")
         assert (record.status, record.attempts) == (Status.EXPIRED, 0)
         assert pod.requests == []
@@ -383,7 +383,7 @@ async def test_a_long_result_is_cut(asynchronous, tools):
 async def test_an_event_that_cannot_be_read_is_buried(asynchronous):
     async with asynchronous() as run:
         pod = await run.add_pod()
-        await run.gateway.events.accept(
+        await run.gateway.events.intake.accept(
             Event("bad", LANE, b"{}", time.time(), {"x-amzn-trace-id": "1\r\nkappa-attempt: 9"})
         )
         buried = await dead(run, "bad")
@@ -394,7 +394,7 @@ async def test_an_event_that_cannot_be_read_is_buried(asynchronous):
 
 async def test_an_event_waits_for_its_function(asynchronous, tools):
     async with asynchronous([]) as run:
-        await run.gateway.events.accept(Event("early", LANE, b'"early"', time.time()))
+        await run.gateway.events.intake.accept(Event("early", LANE, b'"early"', time.time()))
         assert run.gateway.demand.full_report(lambda function: 0).functions == ()
         run.sink.put_function(tools.function())
         await run.add_pod()
@@ -581,7 +581,7 @@ async def test_the_end_of_a_gateway_returns_what_waits_and_sees_to_what_runs(asy
         run.stop.set()
 
         async def returned():
-            return len(run.gateway.events.pumps[LANE].in_hand) == 1
+            return run.gateway.events.lanes.held(LANE) == 1
 
         await until(returned, "what waited back in the queue")
         gate.set()
@@ -630,7 +630,7 @@ async def test_while_the_queue_is_away_events_stay_in_hand_and_are_seen_to_after
 
 
 async def test_in_a_full_queue_success_makes_room_and_nothing_is_run_again(asynchronous, tools, monkeypatch):
-    monkeypatch.setattr(ending, "FULL_PAUSE", 0.05)
+    monkeypatch.setattr(settlement, "FULL_PAUSE", 0.05)
     script = Script(tools, tools.response(b'"done"'))
     async with asynchronous() as run:
         queue = run.gateway.events.queue
@@ -659,7 +659,7 @@ async def test_in_a_full_queue_success_makes_room_and_nothing_is_run_again(async
 
 
 async def test_in_a_full_queue_a_failed_event_waits_for_room_in_the_dead_letter(asynchronous, tools, monkeypatch):
-    monkeypatch.setattr(ending, "FULL_PAUSE", 0.05)
+    monkeypatch.setattr(settlement, "FULL_PAUSE", 0.05)
     script = Script(tools, failure(tools))
     async with asynchronous() as run:
         queue = run.gateway.events.queue
@@ -730,14 +730,14 @@ async def test_metrics(asynchronous, tools):
             assert line in page
         run.sink.remove_function("default", "hello")
         run.sink.remove_pod("default", "pod-1")
-        await tools.eventually(lambda: ("default", "hello") not in run.gateway.events.metrics, 10)
+        await tools.eventually(lambda: ("default", "hello") not in run.gateway.events.counts.functions, 10)
 
 
 async def test_other_gateways_namespaces_are_left_alone(asynchronous, tools):
     async with asynchronous(namespaces=["default"]) as run:
         await run.add_pod()
         theirs = Lane(Kind.INVOCATION, "theirs", "hello")
-        await run.gateway.events.accept(Event("theirs", theirs, b"{}", time.time() - 7 * 3600))
+        await run.gateway.events.intake.accept(Event("theirs", theirs, b"{}", time.time() - 7 * 3600))
         await final_record(run, await send(run))
         (state,) = [state for state in await run.gateway.events.queue.lanes() if state.lane == theirs]
         assert (state.waiting, state.held) == (1, 0)

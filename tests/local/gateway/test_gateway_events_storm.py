@@ -109,7 +109,7 @@ async def test_every_event_ends_and_no_attempt_runs_twice(tools, tmp_path, seed)
                 name = die.choice(FUNCTIONS)
                 event = Event(f"e{len(accepted)}", Lane(Kind.INVOCATION, "default", name), b"{}", time.time())
                 try:
-                    await events.accept(event)
+                    await events.intake.accept(event)
                 except QueueUnavailable:
                     continue
                 accepted.append(event)

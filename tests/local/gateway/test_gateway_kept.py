@@ -10,7 +10,8 @@ import pytest
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig
 from kappa_core.errors import GatewayTimeout
-from kappa_gateway.events import kept
+from kappa_gateway.events import kept_answers
+from kappa_gateway.events.kept_answers import KeptAnswers
 from kappa_gateway.pods.platform import Pod
 from kappa_gateway.pods.state import PodStatus
 
@@ -39,9 +40,14 @@ def function_of(gateway, name="hello"):
     return gateway.gateway.functions.get("default", name)
 
 
-async def look(gateway, request_id="one", attempt=1):
+def asking(gateway):
+    settings = gateway.gateway.settings
+    return KeptAnswers(connect_timeout=settings.connect_timeout, answer_margin=settings.answer_margin)
+
+
+async def look(gateway, request_id="one", attempt=1, *, function="hello", answers=None):
     async with asyncio.timeout(10):
-        return await kept.find(gateway.gateway, function_of(gateway), request_id, attempt)
+        return await (answers or asking(gateway)).find(function_of(gateway, function), request_id, attempt)
 
 
 def nothing_is_left(gateway):
@@ -59,7 +65,7 @@ async def test_the_one_pod_that_knows(gateway, tools):
     assert {(pod.requests[0].method, pod.requests[0].target) for pod in pods if pod.requests} == {
         ("GET", f"{wire.KEPT_PATH}one/3")
     }
-    found.seen_to()
+    found.held.settled()
     await tools.eventually(lambda: nothing_is_left(gateway))
 
 
@@ -79,7 +85,7 @@ async def test_no_pods_at_all(gateway):
 
 async def test_web_servers_are_not_asked(gateway, tools):
     pod = await gateway.add_pod(knows(tools), function="web", protocol="http")
-    assert await kept.find(gateway.gateway, function_of(gateway, "web"), "one", 1) is None
+    assert await look(gateway, function="web") is None
     assert not pod.requests
 
 
@@ -90,7 +96,7 @@ async def test_a_pod_that_is_full_or_drains_is_asked_too(gateway, tools):
     assert function_of(gateway).pods["pod"].status is PodStatus.DRAINING
     found = await look(gateway)
     assert found.body == b'"kept"'
-    found.seen_to()
+    found.held.settled()
     # it hears so at once, for it waits for that
     await tools.eventually(lambda: len(pod.requests) == 2)
     assert (pod.requests[1].method, pod.requests[1].target) == ("DELETE", f"{wire.KEPT_PATH}one/1")
@@ -103,14 +109,14 @@ async def test_a_pod_that_is_gone_counts_as_knowing_nothing(gateway, tools):
 
 
 async def test_a_pod_that_says_nothing_counts_as_knowing_nothing(gateway, monkeypatch):
-    monkeypatch.setattr(kept, "PROMPT", 0.2)
+    monkeypatch.setattr(kept_answers, "PROMPT", 0.2)
     await gateway.add_pod(never)
     assert await look(gateway) is None
     assert nothing_is_left(gateway)
 
 
 async def test_it_waits_for_the_pod_that_runs_it(gateway, tools, monkeypatch):
-    monkeypatch.setattr(kept, "PROMPT", 0.05)
+    monkeypatch.setattr(kept_answers, "PROMPT", 0.05)
     ended = asyncio.Event()
 
     async def runs(request):
@@ -127,7 +133,7 @@ async def test_it_waits_for_the_pod_that_runs_it(gateway, tools, monkeypatch):
     ended.set()
     found = await task
     assert found.body == b'"kept"'
-    found.abandon()
+    found.held.abandon()
 
 
 async def test_one_that_runs_for_too_long_must_not_be_run_again(tools):
@@ -151,10 +157,10 @@ async def test_the_slow_do_not_hold_up_the_one_that_knows(gateway, tools):
     await gateway.add_pod(knows(tools))
     found = await look(gateway)
     assert found.body == b'"kept"'
-    found.seen_to()
+    found.held.settled()
     assert nothing_is_left(gateway)
-    pools = [pod.pool for pod in function_of(gateway).pods.values()]
-    await tools.eventually(lambda: all(pool.connections == set(pool.idle) for pool in pools))
+    endpoints = [pod.endpoint for pod in function_of(gateway).pods.values()]
+    await tools.eventually(lambda: all(endpoint._connections == set(endpoint.idle) for endpoint in endpoints))
 
 
 async def test_a_connection_that_broke_is_tried_once_more(gateway, tools):
@@ -170,7 +176,7 @@ async def test_a_connection_that_broke_is_tried_once_more(gateway, tools):
     await gateway.add_pod(breaks)
     found = await look(gateway)
     assert found.body == b'"kept"'
-    found.seen_to()
+    found.held.settled()
 
 
 async def test_a_pod_all_of_whose_idle_connections_break_is_asked_over_a_new_one(gateway, tools):
@@ -191,21 +197,22 @@ async def test_a_pod_all_of_whose_idle_connections_break_is_asked_over_a_new_one
     assert await asyncio.gather(*(look(gateway, f"id-{number}") for number in range(4))) == [None] * 4
     found = await look(gateway)
     assert found is not None, "the pod is there, and knows"
-    found.seen_to()
+    found.held.settled()
 
 
 async def test_many_searches_leave_no_connection_and_no_permit(gateway, tools):
     for _ in range(4):
         await gateway.add_pod(knows_not(tools))
     pod = await gateway.add_pod(never)
-    tasks = [asyncio.create_task(look(gateway, f"id-{number}")) for number in range(100)]
+    answers = asking(gateway)
+    tasks = [asyncio.create_task(look(gateway, f"id-{number}", answers=answers)) for number in range(100)]
     await tools.eventually(lambda: len(pod.requests) >= 50)
     for task in tasks:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert nothing_is_left(gateway)
-    await tools.eventually(lambda: gateway.gateway.upstream.questions._value == 256)
+    await tools.eventually(lambda: answers.questions._value == kept_answers.MOST_QUESTIONS)
 
 
 # -- with a real agent
@@ -278,13 +285,13 @@ async def test_a_run_outlives_its_gateway_and_is_found(gateway, agent, tools, tm
     first, second = await asyncio.gather(look(gateway, "one", 2), look(gateway, "two", 2))
     assert (first.body, second.body) == (b'"one"', b'"two"')
 
-    first.abandon()
+    first.held.abandon()
     again = await look(gateway, "one", 2)
     assert again.body == b'"one"'
-    again.seen_to()
-    second.seen_to()
+    again.held.settled()
+    second.held.settled()
     # stopping, it closes its idle connections and so says what it has seen to; then the agent has nothing to wait for
-    function_of(gateway).pods["agent"].pool.close()
+    function_of(gateway).pods["agent"].endpoint.close()
     await tools.eventually(lambda: nothing_is_left(gateway))
     assert await look(gateway, "one", 2) is None
     assert await look(gateway, "two", 2) is None
