@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from kubectl import Kubectl
 
 KIND = "functions.kappa.run"
 """In full: kubectl remembers other tests' CRDs of that plural for a while."""
@@ -34,7 +35,7 @@ class Answer:
 class Function:
     """A Function in the cluster, and what a user does with it."""
 
-    kubectl: Any  # conftest's classes cannot be imported from here
+    kubectl: Kubectl
     gateway: str
     namespace: str
     name: str
@@ -137,7 +138,7 @@ class Function:
             return Answer(answer.status, answer.headers.copy(), await answer.read())
 
     def get(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.kubectl.json("get", KIND, self.name, namespace=self.namespace)
+        found: dict[str, Any] = self.kubectl.get("functions", self.name, namespace=self.namespace)
         return found
 
     def condition(self, kind: str = "Ready") -> dict[str, Any]:
@@ -154,14 +155,14 @@ class Function:
 
     def pods(self) -> list[dict[str, Any]]:
         """Its pods that are not on their way out."""
-        found = self.kubectl.items("get", "pods", "-l", f"kappa.run/function={self.name}", namespace=self.namespace)
+        found = self.kubectl.items("pods", f"kappa.run/function={self.name}", namespace=self.namespace)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def settled(self) -> list[dict[str, Any]]:
         """Its pods, once they are what its Deployment wants, ready, and no other ones: for a moment after a cold start a
         pod from a warm pool and the one begun in its place are both there. Else an AssertionError."""
         pods = self.pods()
-        deployment = self.kubectl.json("get", "deployment", f"fn-{self.name}", namespace=self.namespace)
+        deployment = self.kubectl.get("deployments", f"fn-{self.name}", namespace=self.namespace)
         ready = deployment["status"].get("readyReplicas", 0)
         assert len(pods) == deployment["spec"]["replicas"] == ready > 0, f"{len(pods)} pods, {ready} ready"
         assert all(pod["metadata"].get("ownerReferences") for pod in pods), "one is adrift"
@@ -177,7 +178,7 @@ class Function:
             await asyncio.sleep(0.02)
 
     def wanted_replicas(self) -> int:
-        deployment = self.kubectl.json("get", "deployment", f"fn-{self.name}", namespace=self.namespace)
+        deployment = self.kubectl.get("deployments", f"fn-{self.name}", namespace=self.namespace)
         return int(deployment["spec"]["replicas"])
 
     def is_verified(self) -> bool:
@@ -195,7 +196,7 @@ def home(make_namespace: Callable[[], str]) -> str:
 
 
 @pytest.fixture
-def new_function(kubectl: Any, gateway_url: str, home: str) -> Iterator[Callable[..., Function]]:
+def new_function(kubectl: Kubectl, gateway_url: str, home: str) -> Iterator[Callable[..., Function]]:
     """`new_function(code=…, scaling=…)` applies a Function of a name of its own; deleted after the test."""
     made: list[Function] = []
 
@@ -281,13 +282,13 @@ def load() -> LoadMaker:
     return LoadMaker()
 
 
-def gateway_pods(kubectl: Any) -> list[dict[str, Any]]:
+def gateway_pods(kubectl: Kubectl) -> list[dict[str, Any]]:
     selector = "app.kubernetes.io/name=kappa,app.kubernetes.io/component=gateway"
-    found = kubectl.items("get", "pods", "-l", selector, namespace="kappa-system")
+    found = kubectl.items("pods", selector, namespace="kappa-system")
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 @pytest.fixture
-def gateways(kubectl: Any, gateway_url: str) -> Callable[[], list[dict[str, Any]]]:
+def gateways(kubectl: Kubectl, gateway_url: str) -> Callable[[], list[dict[str, Any]]]:
     """The gateway's pods now."""
     return lambda: gateway_pods(kubectl)

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from waiting import eventually_sync
 
 pytestmark = pytest.mark.cluster
 
@@ -20,7 +21,7 @@ def handler(event, context):
 """
 
 
-async def test_pods_come_with_load_and_go_without(new_function: Callable[..., Any], load: Any, eventually: Any) -> None:
+async def test_pods_come_with_load_and_go_without(new_function: Callable[..., Any], load: Any) -> None:
     function = new_function(SLOW, memory="64Mi", scaling={"maxReplicas": 4, "keepWarm": "4s"})
     seen_replicas: list[int] = []
 
@@ -29,19 +30,19 @@ async def test_pods_come_with_load_and_go_without(new_function: Callable[..., An
         return seen_replicas[-1] == 4 and function.get()["status"]["readyReplicas"] == 4
 
     async with load(function, callers=8, event={"sleep": 0.5}, keep_alive=True) as seen:
-        await asyncio.to_thread(eventually, at_most_four_and_now_four, 45)
+        await asyncio.to_thread(eventually_sync, at_most_four_and_now_four, within=45)
     seen.assert_all_good()
     assert max(seen_replicas) == 4
-    eventually(lambda: function.wanted_replicas() == 0 and not function.pods(), timeout=45)
+    eventually_sync(lambda: function.wanted_replicas() == 0 and not function.pods(), within=45)
 
 
-async def test_min_replicas_are_kept(new_function: Callable[..., Any], eventually: Any) -> None:
+async def test_min_replicas_are_kept(new_function: Callable[..., Any]) -> None:
     function = new_function(memory="64Mi", scaling={"minReplicas": 1, "keepWarm": "0s"})
-    eventually(lambda: function.get()["status"]["readyReplicas"] == 1, timeout=30)
+    eventually_sync(lambda: function.get()["status"]["readyReplicas"] == 1, within=30)
     assert (await function.invoke()).status == 200
     assert function.wanted_replicas() == 1
     function.apply(scaling={"minReplicas": 0, "keepWarm": "0s"})
-    eventually(lambda: function.wanted_replicas() == 0, timeout=30)
+    eventually_sync(lambda: function.wanted_replicas() == 0, within=30)
 
 
 async def test_concurrency_is_how_many_one_pod_takes(new_function: Callable[..., Any]) -> None:
@@ -51,6 +52,7 @@ async def test_concurrency_is_how_many_one_pod_takes(new_function: Callable[...,
     assert [answer.json() for answer in answers] == ["done"] * 4
 
 
+@pytest.mark.alone
 async def test_five_thousand_at_once_against_two_pods(
     new_function: Callable[..., Any], gateways: Callable[[], list[dict[str, Any]]]
 ) -> None:
