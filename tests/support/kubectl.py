@@ -119,23 +119,21 @@ class Kubectl:
     def _read(self, path: str, selector: str = "") -> Object | None:
         """The parsed answer, None for a 404. Raises AssertionError for any other failure."""
         try:
-            answer = self._api.call_api(
-                path,
+            request = self._api.param_serialize(
                 "GET",
+                path,
                 query_params=[("labelSelector", selector)] if selector else [],
                 header_params={"Accept": "application/json"},
                 auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=30,
             )
-            found: Object = json.loads(answer.data)
-        except client.ApiException as error:
-            if error.status == 404:
-                return None
+            answer = self._api.call_api(*request, _request_timeout=30)
+            data = answer.read()
+        except (client.ApiException, HTTPError) as error:
             raise AssertionError(f"GET {path}: {error}") from error
-        except HTTPError as error:
-            raise AssertionError(f"GET {path}: {error}") from error
+        if answer.status == 404:
+            return None
+        assert answer.status == 200, f"GET {path}: {answer.status} {data.decode(errors='replace')}"
+        found: Object = json.loads(data)
         return found
 
 
