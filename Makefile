@@ -87,5 +87,4 @@ deploy:  ## install the chart with these images into the cluster of KUBECONFIG, 
 	    kubectl --namespace kappa-system get pods >&2; kubectl --namespace kappa-system events >&2; exit 1; }
 
 test-cluster: $(VENV)/.dev  ## the tests that need a Kubernetes cluster (KUBECONFIG) with the images, and helm
-	@KAPPA_TEST_REGISTRY=$(REGISTRY) KAPPA_TEST_TAG=$(TAG) $(BIN)/pytest tests/cluster tests/golden -m 'cluster or helm' \
-	  -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	@KAPPA_TEST_REGISTRY=$(REGISTRY) KAPPA_TEST_TAG=$(TAG) $(BIN)/pytest tests/cluster tests/golden -m 'cluster or helm' -n $(WORKERS)

@@ -8,7 +8,7 @@ Where namespaces cannot be made, `KAPPA_TEST_NAMESPACES=a,b,c` names some that e
 chart serves those alone. That needs one worker (`make test-cluster WORKERS=0`).
 
 Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. A test that stops,
-restarts or upgrades the installation, or brings it under full load, is marked `alone`: no other test of `release/` and
+restarts or upgrades the installation, or brings it under full load, is in a file that is marked `alone`: no other test of `release/` and
 `chaos/` runs meanwhile. Tests of this folder itself bring an operator of their own or need none, and go on; only a test
 marked `alone("schema")`, which changes the CRD, keeps them out too.
 """
@@ -19,14 +19,17 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubectl import CommandFailed, Kubectl, find_program, run
 from processes import Turns, once
 from waiting import eventually_sync
+from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -38,35 +41,65 @@ TAG = os.environ.get("KAPPA_TEST_TAG", "dev")
 NATS_IMAGE = os.environ.get("KAPPA_TEST_NATS_IMAGE", "kappa-test/nats:dev" if SHARED_CLUSTER.exists() else "")
 IMPATIENT = {"eventRetryDelays": [0.5, 1], "eventFirstBackoff": 0.2, "eventLongestBackoff": 2, "queueLease": 5}
 """Settings of the gateway with which tests of asynchronous invocations need no minutes."""
+TURN, USE = pytest.StashKey[ExitStack](), pytest.StashKey[str | None]()
 NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split(",") if name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `alone` come first, on one worker: meanwhile the others have the tests that need no installation.
-    Of the rest, each file's go to one worker, so that its fixtures are made once."""
-    for item in items:
-        group = "alone" if item.get_closest_marker("alone") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (not item.get_closest_marker("alone"), _needs_release(item)))
+    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation."""
+    items.sort(key=lambda item: ("alone", "", "shared").index(_use(item)))
+
+
+class Scheduling(LoadScopeScheduling):
+    """All tests that are `alone` go to one worker, those of a file with fixtures of its own to one, others to any."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        source = _source(ROOT / file)
+        return "alone" if "pytest.mark.alone" in source else file if 'scope="module"' in source else nodeid
+
+
+@cache
+def _source(file: Path) -> str:
+    return file.read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    folder, alone = _workers_folder(item.config), item.get_closest_marker("alone")
-    with ExitStack() as turns:
-        if _needs_release(item):
-            release = Turns(folder, "release")
-            turns.enter_context(release.alone() if alone else release.shared())
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A worker keeps its turn with the installation over tests that use it alike, and so over the fixtures they share."""
+    folder = _workers_folder(item.config)
+    turn = item.config.stash.setdefault(TURN, ExitStack())
+    if item.config.stash.get(USE, None) != _use(item):
+        release = Turns(folder, "release")
+        turn.enter_context(
+            release.alone() if _use(item) == "alone" else release.shared() if _use(item) else nullcontext()
+        )
+        item.config.stash[USE] = _use(item)
+    try:
         schema = Turns(folder, "schema")
-        if alone and "schema" in alone.args:
-            turns.enter_context(schema.alone())
-        elif not _needs_release(item):
-            turns.enter_context(schema.shared())
-        return (yield)
+        with schema.alone() if _changes_schema(item) else nullcontext() if _use(item) else schema.shared():
+            return (yield)
+    finally:
+        if nextitem is None or _use(nextitem) != _use(item):
+            turn.close()
+            item.config.stash[USE] = None
 
 
-def _needs_release(item: pytest.Item) -> bool:
-    return HERE / "release" in item.path.parents or HERE / "chaos" in item.path.parents
+def _use(item: pytest.Item) -> str:
+    """How a test uses the installation."""
+    if item.get_closest_marker("alone"):
+        return "alone"
+    return "shared" if HERE / "release" in item.path.parents else ""
+
+
+def _changes_schema(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("alone")
+    return marker is not None and "schema" in marker.args
 
 
 def _workers_folder(config: pytest.Config) -> Path:

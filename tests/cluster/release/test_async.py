@@ -1,4 +1,4 @@
-"""Asynchronous invocations: nothing that was answered 202 is lost, whatever stops, and nothing runs twice without need.
+"""Asynchronous invocations and their destinations.
 
 The release is installed with short delays (`IMPATIENT` in the conftest above).
 """
@@ -24,8 +24,6 @@ from waiting import eventually, eventually_sync
 pytestmark = pytest.mark.cluster
 
 SYSTEM = "kappa-system"
-NATS = "statefulset/kappa-nats"
-GATEWAY_PODS = ("-l", "app.kubernetes.io/name=kappa,app.kubernetes.io/component=gateway")
 
 ECHO = """
 def handler(event, context):
@@ -252,98 +250,6 @@ async def test_a_web_address_gets_a_signed_cloud_event_until_it_takes_it(
     expected = "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
     assert hmac.compare_digest(headers["webhook-signature"], expected)
     assert abs(time.time() - int(headers["webhook-timestamp"])) < 120
-
-
-# -- what stops, and what goes on
-
-
-@pytest.mark.alone
-async def test_events_wait_while_nats_is_away_and_other_invocations_go_on(
-    new_function: Callable[..., Any], kubectl: Kubectl
-) -> None:
-    function = new_function(COUNTING, scaling={"maxReplicas": 2, "keepWarm": "1m"})
-    ids = [await function.submit({"name": str(number), "sleep": 0.5}) for number in range(12)]
-    await asyncio.to_thread(kubectl, "scale", NATS, "--replicas=0", namespace=SYSTEM)
-    try:
-        await asyncio.to_thread(kubectl, "wait", "pod/kappa-nats-0", "--for=delete", "--timeout=60s", namespace=SYSTEM)
-
-        async def refused() -> Any:
-            answer = await function.try_to_submit({"name": "late"})
-            assert answer.status == 503, f"{answer.status} {answer.body!r}"
-            return answer
-
-        answer = await eventually(refused, within=20)
-        assert answer.headers["x-amzn-errortype"] == "ServiceUnavailableException"
-        assert "the queue of asynchronous invocations" in answer.json()["Message"]
-        assert (await function.invoke({"name": "sync"})).json() == 1
-    finally:
-        await asyncio.to_thread(kubectl, "scale", NATS, "--replicas=1", namespace=SYSTEM)
-    ids.append(await _accepted_again(function, {"name": "after"}))
-    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 13
-
-
-@pytest.mark.alone
-async def test_events_outlive_the_sudden_death_of_nats(new_function: Callable[..., Any], kubectl: Kubectl) -> None:
-    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "1m"})
-    ids = [await function.submit({"name": str(number), "sleep": 0.3}) for number in range(20)]
-    await asyncio.to_thread(kubectl, "delete", "pod", "kappa-nats-0", "--grace-period=0", "--force", namespace=SYSTEM)
-    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 20
-
-
-@pytest.mark.alone
-async def test_killed_gateways_neither_lose_a_running_event_nor_run_it_twice(
-    new_function: Callable[..., Any], kubectl: Kubectl
-) -> None:
-    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "2m"})
-    assert (await function.invoke({"name": "warm"})).status == 200
-    request_id = await function.submit({"name": "slow", "sleep": 8})
-    waiting = await function.submit({"name": "waiting"})
-    await _status(function, request_id, "running")
-    # all of them: whichever has it in hand
-    await asyncio.to_thread(kubectl, "delete", "pods", *GATEWAY_PODS, "--grace-period=0", "--force", namespace=SYSTEM)
-    await asyncio.to_thread(kubectl, "rollout", "status", "deployment/kappa-gateway", "--timeout=90s", namespace=SYSTEM)
-    events = await asyncio.gather(function.ended(request_id), function.ended(waiting))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 2
-    runs = {name: (await function.invoke({"name": name})).json() - 1 for name in ("slow", "waiting")}
-    assert runs == {"slow": 1, "waiting": 1}
-
-
-@pytest.mark.alone
-async def test_an_upgrade_keeps_events_and_keys(
-    new_function: Callable[..., Any], release: Any, kubectl: Kubectl
-) -> None:
-    def secrets() -> list[Any]:
-        names = ("kappa-nats", "kappa-signing", "kappa-pools")
-        return [kubectl.get("secrets", name, namespace=SYSTEM)["data"] for name in names]
-
-    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "2m"})
-    ids = [await function.submit({"name": str(number), "sleep": 0.5}) for number in range(30)]
-    before = secrets()
-    roll = "gateway.podAnnotations.roll=async,queue.nats.podAnnotations.roll=async"
-    await asyncio.to_thread(release.install, f"--set-string={roll}")
-    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 30
-    assert secrets() == before
-
-
-async def _accepted_again(function: Any, event: object) -> str:
-    deadline = time.monotonic() + 60
-    while True:
-        answer = await function.try_to_submit(event)
-        if answer.status == 202:
-            return str(answer.headers["x-amzn-requestid"])
-        assert answer.status == 503, f"{answer.status} {answer.body!r}"
-        assert time.monotonic() < deadline, f"{answer.status} {answer.body!r}"
-        await asyncio.sleep(0.2)
-
-
-async def _status(function: Any, request_id: str, status: str) -> None:
-    deadline = time.monotonic() + 30
-    while (event := await function.event(request_id))["status"] != status:
-        assert time.monotonic() < deadline, event
-        await asyncio.sleep(0.1)
 
 
 async def kappa(*arguments: str, gateway: str) -> str:

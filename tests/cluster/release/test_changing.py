@@ -81,6 +81,14 @@ async def test_an_edited_or_deleted_deployment_comes_back(new_function: Callable
     assert (await function.invoke()).status == 200
 
 
+async def test_a_function_pod_that_is_killed_is_replaced(new_function: Callable[..., Any], kubectl: Kubectl) -> None:
+    function = new_function(answering("done"), scaling={"maxReplicas": 2, "keepWarm": "1m"})
+    assert (await function.invoke()).status == 200
+    pod = eventually_sync(function.settled)[0]
+    kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force", namespace=function.namespace)
+    assert (await function.invoke()).status == 200
+
+
 async def test_nothing_is_left_of_a_deleted_function(
     new_function: Callable[..., Any], kubectl: Kubectl, make_namespace: Callable[[], str]
 ) -> None:

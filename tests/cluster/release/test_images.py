@@ -71,20 +71,17 @@ def deaf(
     url = f"{find_gateway()}/fn/{home}/deaf/"
 
     def wait() -> tuple[int, str]:
-        for _ in range(100):
-            try:
-                with urllib.request.urlopen(url, timeout=90) as answer:
-                    return answer.status, answer.read().decode()
-            except urllib.error.HTTPError as error:
-                with error:
-                    status, text = error.code, error.read().decode()
-                if status != 404:
-                    return status, text
-            time.sleep(0.1)  # the gateway has not heard of it yet
-        raise AssertionError(f"the gateway does not come to know {url}")
+        try:
+            with urllib.request.urlopen(url, timeout=90) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, text = error.code, error.read().decode()
+        assert status != 404, f"the gateway does not know {url} yet"
+        return status, text
 
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(wait)
+        yield pool.submit(eventually_sync, wait)
     kubectl("delete", "function", "deaf", "--ignore-not-found", namespace=home)
 
 

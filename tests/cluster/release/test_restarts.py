@@ -98,14 +98,6 @@ async def test_a_restarted_operator_disturbs_nobody(
     assert before <= {pod["metadata"]["uid"] for pod in function.pods()}
 
 
-async def test_a_function_pod_that_is_killed_is_replaced(new_function: Callable[..., Any], kubectl: Kubectl) -> None:
-    function = new_function(WORK, scaling={"maxReplicas": 2, "keepWarm": "1m"})
-    assert (await function.invoke()).status == 200
-    pod = eventually_sync(function.settled)[0]
-    kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force", namespace=function.namespace)
-    assert (await function.invoke()).status == 200
-
-
 def _more_than(seen: Any, count: int) -> Callable[[], Any]:
     async def check() -> bool:
         return len(seen.answers) > count
