@@ -19,7 +19,6 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 
 import pytest
 from kubectl import CommandFailed, Kubectl, find_program, run
-from processes import Turns, once
+from processes import Turn, Use, once
 from waiting import eventually_sync
 from xdist.scheduler import LoadScopeScheduling
 
@@ -41,13 +40,13 @@ TAG = os.environ.get("KAPPA_TEST_TAG", "dev")
 NATS_IMAGE = os.environ.get("KAPPA_TEST_NATS_IMAGE", "kappa-test/nats:dev" if SHARED_CLUSTER.exists() else "")
 IMPATIENT = {"eventRetryDelays": [0.5, 1], "eventFirstBackoff": 0.2, "eventLongestBackoff": 2, "queueLease": 5}
 """Settings of the gateway with which tests of asynchronous invocations need no minutes."""
-TURN, USE = pytest.StashKey[ExitStack](), pytest.StashKey[str | None]()
+INSTALLATION, SCHEMA = pytest.StashKey[Turn](), pytest.StashKey[Turn]()
 NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split(",") if name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation."""
-    items.sort(key=lambda item: ("alone", "", "shared").index(_use(item)))
+    items.sort(key=lambda item: (Use.ALONE, None, Use.SHARED).index(_use(item)))
 
 
 class Scheduling(LoadScopeScheduling):
@@ -72,34 +71,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """A worker keeps its turn with the installation over tests that use it alike, and so over the fixtures they share."""
-    folder = _workers_folder(item.config)
-    turn = item.config.stash.setdefault(TURN, ExitStack())
-    if item.config.stash.get(USE, None) != _use(item):
-        release = Turns(folder, "release")
-        turn.enter_context(
-            release.alone() if _use(item) == "alone" else release.shared() if _use(item) else nullcontext()
-        )
-        item.config.stash[USE] = _use(item)
+    folder, stash = _workers_folder(item.config), item.config.stash
+    installation = stash.setdefault(INSTALLATION, Turn(folder, "installation"))
+    schema = stash.setdefault(SCHEMA, Turn(folder, "schema"))
+    installation.take(_use(item))
+    schema.take(_use_of_schema(item))
     try:
-        schema = Turns(folder, "schema")
-        with schema.alone() if _changes_schema(item) else nullcontext() if _use(item) else schema.shared():
-            return (yield)
+        return (yield)
     finally:
+        schema.end()
         if nextitem is None or _use(nextitem) != _use(item):
-            turn.close()
-            item.config.stash[USE] = None
+            installation.end()
 
 
-def _use(item: pytest.Item) -> str:
+def _use(item: pytest.Item) -> Use | None:
     """How a test uses the installation."""
     if item.get_closest_marker("alone"):
-        return "alone"
-    return "shared" if HERE / "release" in item.path.parents else ""
+        return Use.ALONE
+    return Use.SHARED if HERE / "release" in item.path.parents else None
 
 
-def _changes_schema(item: pytest.Item) -> bool:
-    marker = item.get_closest_marker("alone")
-    return marker is not None and "schema" in marker.args
+def _use_of_schema(item: pytest.Item) -> Use | None:
+    """How a test uses the CRD. Tests that use the installation have it with that."""
+    if marker := item.get_closest_marker("alone"):
+        return Use.ALONE if "schema" in marker.args else None
+    return None if _use(item) else Use.SHARED
 
 
 def _workers_folder(config: pytest.Config) -> Path:

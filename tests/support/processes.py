@@ -1,32 +1,42 @@
 """What pytest's worker processes agree on, by files that they lock: who is alone, and what is done once for all of them."""
 
 import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
 
 
-class Turns:
-    """Either any number of workers share something, or one has it to itself. Who comes first gets it first."""
+class Use(Enum):
+    SHARED = "shared"
+    ALONE = "alone"
+
+
+class Turn:
+    """A worker's turn with something that any number of workers share, or one has alone. Who asks first gets it first."""
 
     def __init__(self, folder: Path, what: str) -> None:
         self._door, self._room = folder / f"{what}.door", folder / f"{what}.room"
+        self._taken = ExitStack()
+        self._use: Use | None = None
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._door.open("a") as door, self._room.open("a") as room:
-            fcntl.flock(door, fcntl.LOCK_EX)
-            fcntl.flock(room, fcntl.LOCK_SH)
-            fcntl.flock(door, fcntl.LOCK_UN)
-            yield
+    def take(self, use: Use | None) -> None:
+        """Wait until it is this worker's turn; no wait where it is already, for the same use. None gives the turn up."""
+        if use == self._use:
+            return
+        self.end()
+        if use is None:
+            return
+        door, room = (self._taken.enter_context(file.open("a")) for file in (self._door, self._room))
+        # Who waits to be alone holds the door, so that those who share cannot go on coming in.
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if use is Use.ALONE else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        self._use = use
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Those who come later wait at the door, so those who share cannot keep this one out."""
-        with self._door.open("a") as door, self._room.open("a") as room:
-            fcntl.flock(door, fcntl.LOCK_EX)
-            fcntl.flock(room, fcntl.LOCK_EX)
-            yield
+    def end(self) -> None:
+        self._taken.close()
+        self._use = None
 
 
 def once(folder: Path, name: str, do: Callable[[], str]) -> str:

@@ -14,24 +14,27 @@ SYSTEM = "kappa-system"
 WORK = "import time\ndef handler(event, context):\n    time.sleep(0.02)\n    return 'done'\n"
 
 
-@pytest.mark.parametrize("keep_alive", [False, True], ids=["new connections", "kept connections"])
 async def test_a_rolling_restart_of_the_gateway_loses_no_request(
     new_function: Callable[..., Any],
     load: Any,
     kubectl: Kubectl,
     gateways: Callable[[], list[dict[str, Any]]],
-    keep_alive: bool,
 ) -> None:
-    function = new_function(WORK, scaling={"maxReplicas": 2, "keepWarm": "1m"})
-    assert (await function.invoke()).status == 200
+    """Neither of callers with a new connection each time, nor of those who keep theirs."""
+    functions = [new_function(WORK, scaling={"maxReplicas": 2, "keepWarm": "1m"}) for _ in range(2)]
+    assert [(await function.invoke()).status for function in functions] == [200, 200]
     old = [f"pod/{pod['metadata']['name']}" for pod in gateways()]
-    async with load(function, callers=4, keep_alive=keep_alive) as seen:
+    async with (
+        load(functions[0], callers=4, keep_alive=False) as new_connections,
+        load(functions[1], callers=4, keep_alive=True) as kept_connections,
+    ):
         await asyncio.to_thread(kubectl, "rollout", "restart", "deployment/kappa-gateway", namespace=SYSTEM)
         await asyncio.to_thread(
             kubectl, "rollout", "status", "deployment/kappa-gateway", "--timeout=90s", namespace=SYSTEM
         )
         await asyncio.to_thread(kubectl, "wait", *old, "--for=delete", "--timeout=90s", namespace=SYSTEM)
-    seen.assert_all_good()
+    new_connections.assert_all_good()
+    kept_connections.assert_all_good()
 
 
 async def test_a_gateway_that_is_killed_leaves_the_other_one_serving(
