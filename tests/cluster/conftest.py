@@ -7,10 +7,10 @@ cluster of `../shared/cluster` that is the default, made by `make nats-image`).
 Where namespaces cannot be made, `KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the
 chart serves those alone. That needs one worker (`make test-cluster WORKERS=0`).
 
-Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. A test that stops,
-restarts or upgrades the installation, or brings it under full load, is in a file that is marked `alone`: no other test of `release/` and
-`chaos/` runs meanwhile. Tests of this folder itself bring an operator of their own or need none, and go on; only a test
-marked `alone("schema")`, which changes the CRD, keeps them out too.
+Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. Tests that stop, restart,
+upgrade or overload the installation, or assert how fast it is, are in files marked `alone`: no other test of `release/` and
+`chaos/` runs meanwhile. Tests of this folder itself bring an operator of their own or need none, and go on; only a test in
+a file marked `alone("schema")`, which changes the CRD, keeps them out too.
 """
 
 import json
