@@ -277,6 +277,6 @@ def test_kubectl_explain_says_what_a_field_does_its_unit_and_its_default(api: Ap
 
     text = eventually_sync(explained)  # OpenAPI is published a moment after the CRD is served
     assert "FIELD: keepWarm <string>" in text
-    assert "How long a pod that is not needed is kept for the next invocation" in text
+    assert "How long a pod stays after it was last needed" in text
     assert "as a duration such as 30s, 5m or 1h" in text
     assert "Default: 5m." in text
