@@ -446,7 +446,7 @@ async def test_a_stopping_gateway_accepts_while_its_port_is_open(tools, tmp_path
     async with tools.running(backend, queue_url=f"sqlite:{tmp_path}/queue.db", drain_delay=2.0) as run:
         client = await run.connect()
         run.stop.set()
-        await tools.eventually(lambda: run.gateway.draining)
+        await tools.eventually(lambda: run.gateway.readiness.is_stopping)
         answer = await client.request("POST", "/2015-03-31/functions/hello/invocations", b"{}", EVENT)
         assert answer.status == 202
         request_id = answer.header("x-amzn-requestid")
