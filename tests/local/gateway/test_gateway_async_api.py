@@ -56,15 +56,12 @@ async def gateway(request, tools, monkeypatch):
 
 
 @pytest.fixture(params=["sqlite", "jetstream"])
-async def queue(request, tmp_path):
+def queue(request, tmp_path):
+    """Opened and closed by the gateway."""
     if request.param == "sqlite":
-        queue = make_queue(Settings(queue_url=f"sqlite:{tmp_path}/queue.db"))
-    else:
-        url = request.getfixturevalue("nats_server").url
-        queue = make_queue(Settings(queue_url=url, queue_prefix=f"t{uuid.uuid4().hex[:12]}"))
-    await queue.open()
-    yield queue
-    await queue.close()
+        return make_queue(Settings(queue_url=f"sqlite:{tmp_path}/queue.db"))
+    url = request.getfixturevalue("nats_server").url
+    return make_queue(Settings(queue_url=url, queue_prefix=f"t{uuid.uuid4().hex[:12]}"))
 
 
 def an_event(request_id=None, lane=LANE, age=0.0, **more):

@@ -204,6 +204,9 @@ async def test_many_searches_leave_no_connection_and_no_permit(gateway, tools):
     for _ in range(4):
         await gateway.add_pod(knows_not(tools))
     pod = await gateway.add_pod(never)
+    # until then the dialer has requests of its own under way
+    pods = function_of(gateway).pods
+    await tools.eventually(lambda: all(known.status is PodStatus.READY for known in pods.values()))
     answers = asking(gateway)
     tasks = [asyncio.create_task(look(gateway, f"id-{number}", answers=answers)) for number in range(100)]
     await tools.eventually(lambda: len(pod.requests) >= 50)
