@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from kappa_core import wire
-from kappa_runtime.drain import LINGER
+from kappa_runtime.agent.drain import LINGER
 
 CODE = """
 import os, time
@@ -269,7 +269,7 @@ def test_many_answers_stay_within_the_memory(start, wait_until):
         gateway.die()
     # two MiB: the last four, less what surrounds them
     assert [asked(agent, f"id-{number}")[0] for number in range(8)] == [404] * 4 + [200] * 4
-    wait_until(lambda: "had seen to them: 1. All that are kept may take 2.0 MiB" in agent.log, "it says so")
+    wait_until(lambda: "had handled them: 1. All kept answers may take 2.0 MiB" in agent.log, "it says so")
 
 
 # -- stopping

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from kappa_runtime import launch
-from kappa_runtime.loop import EventLoop
-from kappa_runtime.transport import Server
+from kappa_runtime.io.loop import EventLoop
+from kappa_runtime.io.sockets import listen
+from kappa_runtime.io.transport import Server
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ class Echo:
 
 def serve(loop, notes, client, **options):
     """An echo server; `client(connection)` runs in a thread, and the loop ends with it."""
-    fd, port = launch.listen("127.0.0.1", 0)
+    fd, port = listen("127.0.0.1", 0)
     protocols = []
 
     def factory():

@@ -84,7 +84,7 @@ def test_a_runtime_process_that_dies_while_it_waits_is_started_anew(agents, wait
         os.kill(runtime, signal.SIGKILL)
         wait_until(lambda dead=runtime: agent.runtimes() not in ([], [dead]), "another one")
         assert agent.ready().json == {"state": "pool"}
-    assert "has ended (Runtime exited with error: signal: killed): it is started anew" in agent.log
+    assert "has ended (Runtime exited with error: signal: killed): it is started again" in agent.log
     assert agent.specialize(HELLO, {"name": "you"}, env={"GREETING": "hi"}).json["greeting"] == "hi"
 
 
