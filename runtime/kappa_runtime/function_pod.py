@@ -70,7 +70,7 @@ def _serve(
     parent: int,
 ) -> int:
     from kappa_runtime.agent.agent import Agent
-    from kappa_runtime.agent.drain import Changes, Drain, heed_signals
+    from kappa_runtime.agent.drain import Changes, Drain, handle_signals
     from kappa_runtime.agent.gateway_http import AgentService, GatewayConnection
     from kappa_runtime.agent.readiness import DrainWaiters, Readiness
     from kappa_runtime.io.loop import EventLoop
@@ -89,7 +89,7 @@ def _serve(
     service = AgentService(agent, waiters, changes.notify)
     server = Server(loop, listen_fd, lambda: GatewayConnection(service, config.max_request_bytes))
     drain = Drain(config, loop, output, agent, service, server, waiters, changes)
-    heed_signals(loop, drain.begin, agent.reap)
+    handle_signals(loop, drain.begin, agent.reap)
     if config.parent_death:
         platform.watch_parent(parent, loop.call_later)
     agent.start()

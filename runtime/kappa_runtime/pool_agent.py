@@ -15,7 +15,7 @@ from kappa_core.specialize import Received, Specialization
 from kappa_runtime import platform
 from kappa_runtime.agent import specialize
 from kappa_runtime.agent.agent import Agent
-from kappa_runtime.agent.drain import Changes, Drain, heed_signals
+from kappa_runtime.agent.drain import Changes, Drain, handle_signals
 from kappa_runtime.agent.gateway_http import AgentService, GatewayConnection
 from kappa_runtime.agent.pool import PoolService
 from kappa_runtime.agent.readiness import DrainWaiters, Readiness
@@ -65,7 +65,7 @@ class PoolAgent:
 
     def serve(self, early_stop: EarlyStop) -> int:
         """Until SIGTERM or SIGINT: at once while there is no function, then as any agent. The exit status."""
-        heed_signals(self.loop, self._stop, self._reap)
+        handle_signals(self.loop, self._stop, self._reap)
         self._reap()
         self._warm_up()
         if early_stop.requested:
@@ -108,7 +108,7 @@ class PoolAgent:
         agent = Agent(config, self.loop, self._output, readiness, code, starter, self._api, changes.notify, specialized)
         service = AgentService(agent, self._waiters, changes.notify, pooled=True)
         drain = Drain(config, self.loop, self._output, agent, service, self._server, self._waiters, changes)
-        heed_signals(self.loop, drain.begin, agent.reap)
+        handle_signals(self.loop, drain.begin, agent.reap)
         self._server.hand_to(lambda: GatewayConnection(service, config.max_request_bytes))
         for connection in self._service.connections:
             connection.hand_to(service, config.max_request_bytes)
@@ -126,7 +126,7 @@ class PoolAgent:
         return code, Prepared(self._rehearsal, config, env, code, spawn.Spawn(config, env, code))
 
     def _warm_up(self) -> None:
-        """Do once what the first request needs, with a key of its own: its memory is touched, and nothing of it stays."""
+        """Do once what the first request needs, with a key of its own, so that its memory is touched; nothing of it stays."""
         config = AgentConfig(function_name=REHEARSAL, handler="main.handler", runtime=self._config.runtime)
         key = SigningKey(bytes(32))
         asked = Specialization(

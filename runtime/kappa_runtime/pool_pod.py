@@ -44,8 +44,8 @@ def begin(config: PoolConfig, env: Mapping[str, str], early_stop: EarlyStop) -> 
         for fd in (write_end, listen_fd, api_fd):
             os.close(fd)
         modules = filter(None, config.pool_preload.split(","))
-        told = prepared_process.live(read_end, config.task_root, api_port, config.runtime, modules, imported)
-        return python_runtime.main_in_fork if told else lambda: 0
+        has_function = prepared_process.live(read_end, config.task_root, api_port, config.runtime, modules, imported)
+        return python_runtime.main_in_fork if has_function else lambda: 0
     os.close(read_end)
     from kappa_runtime.pool_agent import PoolAgent
 

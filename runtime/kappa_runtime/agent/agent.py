@@ -221,7 +221,7 @@ class Agent:
 
     @property
     def running(self) -> bool:
-        """A runtime process is there."""
+        """A runtime process of the agent's own still exists."""
         return any(process.pid for process in self._processes)
 
     def give_up_all(self) -> None:

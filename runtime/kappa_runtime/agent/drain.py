@@ -42,7 +42,7 @@ class Changes:
             callback()
 
 
-def heed_signals(loop: EventLoop, stop: Callable[[], None], reap: Callable[[], None]) -> None:
+def handle_signals(loop: EventLoop, stop: Callable[[], None], reap: Callable[[], None]) -> None:
     """`stop` on SIGTERM and SIGINT, `reap` when a child has ended."""
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -82,7 +82,7 @@ class Drain:
         self._waiters = waiters
         self._changes = changes
         self._began: float | None = None
-        """When, by the loop's time; None: the agent was not told to stop."""
+        """When draining began, by the loop's time; None: it was not."""
         self._condition: Callable[[], bool] | None = None
         """What is waited for."""
         self._then: Callable[[], None] | None = None

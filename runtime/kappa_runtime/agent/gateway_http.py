@@ -66,7 +66,7 @@ class GatewayConnection(HttpProtocol):
         self.respond_json(status, errors.body(error_type, message))
 
     def refuse(self, status: int, reason: str, message: str) -> None:
-        """Nothing was run, and `reason` tells the gateway so."""
+        """Answer that nothing was run; `reason` says why, in a header for the gateway."""
         self.respond(status, gateway_wire.REFUSED % reason.encode(), errors.body("Kappa.Refused", message))
 
     def answer_ready(self, request: Request, readiness: Readiness) -> None:

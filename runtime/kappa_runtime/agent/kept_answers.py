@@ -1,4 +1,4 @@
-"""Answers to events: kept until a gateway has handled them, so that nobody runs the function a second time.
+"""Answers to events: kept until a gateway has handled them, so that no event runs a second time.
 
 See `kappa_core.wire.ATTEMPT` for the contract. Each attempt is one `KeptAnswer`: it runs, or has its answer. The
 connections that asked for it *hold* it: the one that brought it, others that brought the same attempt again, and those
@@ -185,7 +185,7 @@ class KeptAnswers:
     def _log_dropped(self) -> None:
         self._log(
             b"kappa: answers to events dropped before a gateway had handled them: %d."
-            b" All kept answers may take %.1f MiB. If their gateway has died, these events are run again; a Function with more memory keeps more\n"
-            % (self._dropped, self._budget / 1024 / 1024)
+            b" All kept answers may take %.1f MiB. If their gateway has died, these events are run again;"
+            b" a Function with more memory keeps more\n" % (self._dropped, self._budget / 1024 / 1024)
         )
         self._dropped = 0

@@ -1,4 +1,4 @@
-"""Whether the pod can take invocations, and who waits to hear of it or of the pod's end."""
+"""Whether the pod can take invocations, and which callers wait for that or for the end of draining."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DRAINED: Final = b'{"state": "drained"}'
 
 
 class DrainWaiters:
-    """Callers of `wire.DRAIN_PATH`: answered once the agent was told to stop and nothing runs any more."""
+    """Callers of `wire.DRAIN_PATH`: answered once the agent stops and nothing runs any more."""
 
     def __init__(self) -> None:
         self._drained = False
@@ -33,7 +33,7 @@ class DrainWaiters:
 
 
 class Readiness:
-    """`READY_PATH`: initializing, then ready or init_failed: a runtime process has asked for work, or has not started."""
+    """`READY_PATH`: initializing until a runtime process asks for work (ready) or its start fails (init_failed)."""
 
     def __init__(self, loop: EventLoop, whose: dict[str, object] | None = None) -> None:
         """`whose`: added to every answer, of a pool pod: which Function it has been given."""

@@ -1,4 +1,4 @@
-"""A process that was started before its function is known: the order that tells it, and the `Starter` that gives it.
+"""A process that was started before its function is known: its order, and the `Starter` that gives it the order.
 
 It is a pool pod's first runtime process. `prepared_process` is its own side, `worker.rehearsal` keeps one ready.
 """
@@ -31,7 +31,7 @@ def order_pipe() -> tuple[int, int]:
 
 
 def order(variables: dict[str, str], handler: str, task_root: str) -> bytes:
-    """What the process is told: it becomes this function's."""
+    """The message with which the process becomes this function's."""
     content = marshal.dumps((variables, handler, task_root))
     return len(content).to_bytes(4, "big") + content
 
@@ -47,8 +47,8 @@ def read_order(order_fd: int) -> tuple[dict[str, str], str, str] | None:
         if not part:
             return None
         content += part
-    told: tuple[dict[str, str], str, str] = marshal.loads(content)  # noqa: S302 - the agent wrote it
-    return told
+    variables, handler, task_root = marshal.loads(content)  # noqa: S302 - the agent wrote it
+    return variables, handler, task_root
 
 
 class PreparedChild(Child):
@@ -109,7 +109,7 @@ class Source(Protocol):
 
 
 class Prepared:
-    """The `Starter` of a pool pod's first process. Later ones start by `later`, and the first where none is prepared."""
+    """The `Starter` of a pool pod's first process. Later ones, and one that cannot be, start by `later`."""
 
     def __init__(
         self, source: Source, config: AgentConfig, env: Mapping[str, str], code: FunctionCode, later: Starter

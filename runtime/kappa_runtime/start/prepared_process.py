@@ -75,7 +75,7 @@ def import_modules(names: Iterable[str]) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"kappa: pool: {name} cannot be imported ahead: {reason}", file=sys.stderr)  # noqa: T201
+            print(f"kappa: pool: {name} cannot be preloaded: {reason}", file=sys.stderr)  # noqa: T201
 
 
 class _Rehearsed(Exception):
@@ -131,10 +131,10 @@ def rehearse(task_root: str, api_port: int, runtime: str) -> None:
 
 def wait(order_fd: int, imported: Imported) -> bool:
     """Until the order comes; then this is the function's process. False: the agent has ended, there will be none."""
-    told = prepared.read_order(order_fd)
-    if told is None:
+    order = prepared.read_order(order_fd)
+    if order is None:
         return False
-    variables, handler, task_root = told
+    variables, handler, task_root = order
     os.close(order_fd)
     fork.become_python(variables, handler, task_root)
     imported.make_way(task_root)

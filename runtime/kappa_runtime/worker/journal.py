@@ -47,7 +47,7 @@ class Journal:
         self._pid = 0
 
     def drain(self) -> bytes:
-        """Read what is there now. The last bytes of all that was printed."""
+        """Read what was printed so far; its last bytes."""
         if self._pipe is None:
             return b""
         self._pipe.drain()

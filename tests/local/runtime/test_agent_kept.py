@@ -396,7 +396,7 @@ def test_whoever_dies_each_attempt_runs_once_and_its_answer_is_found(start, runs
         gateway.die()
 
     def take_over(gateway, chosen, request_id, body):
-        """As another gateway: look for it; where it is not known, it was refused, or is on its way still: send it again.
+        """As another gateway: look for it. If it is not known, it was refused or is still on its way: send it again.
         Now and then without looking."""
         for _ in range(500):
             status = 404

@@ -26,8 +26,9 @@ FUNCTIONS = {
 def handler(event, context):
     import os
     return [
-        sorted(vars(context)), context.aws_request_id, context.function_name, context.memory_limit_in_mb, context.identity is None,
-        context.client_context, context.invoked_function_arn, context.w3c(), type(context).__module__, type(context).__name__,
+        sorted(vars(context)), context.aws_request_id, context.function_name, context.memory_limit_in_mb,
+        context.identity is None, context.client_context, context.invoked_function_arn, context.w3c(),
+        type(context).__module__, type(context).__name__,
         0 < context.get_remaining_time_in_millis() < 60000, os.environ["_X_AMZN_TRACE_ID"],
     ]
 """,
@@ -35,8 +36,17 @@ def handler(event, context):
     "raises": RAISES,
     "raises in a comprehension": "def handler(event, context):\n    return [1 / n for n in (1, 0)]",
     "raises without a message": "class Odd(Exception):\n    pass\n\ndef handler(event, context):\n    raise Odd",
-    "decimal": "import decimal\ndef handler(event, context):\n    return {'d': decimal.Decimal('1.50'), 'n': decimal.Decimal('NaN')}",
-    "named tuple": "import collections\nP = collections.namedtuple('P', 'x y')\ndef handler(event, context):\n    return [P(1, 2)]",
+    "decimal": """
+from decimal import Decimal
+def handler(event, context):
+    return {'d': Decimal('1.50'), 'n': Decimal('NaN')}
+""",
+    "named tuple": """
+import collections
+P = collections.namedtuple('P', 'x y')
+def handler(event, context):
+    return [P(1, 2)]
+""",
     "bytes": "def handler(event, context):\n    return b'raw'",
     "no JSON": "def handler(event, context):\n    return {'a': object}",
     "a ring": "def handler(event, context):\n    a = []\n    a.append(a)\n    return a",
@@ -91,7 +101,14 @@ def handler(event, context):
     return [bootstrap.__name__, len(logging.getLogger().handlers), bootstrap._GLOBAL_AWS_REQUEST_ID]
 """,
     "simplejson": "import simplejson\ndef handler(event, context):\n    return simplejson.loads('[1.5]')",
-    "stdout": "import sys\ndef handler(event, context):\n    print('a', end='')\n    sys.stderr.write('b')\n    sys.stdout.writelines(['c', 'd\\n'])\n    return [type(sys.stdout).__name__, sys.stdout.fileno()]",
+    "stdout": """
+import sys
+def handler(event, context):
+    print('a', end='')
+    sys.stderr.write('b')
+    sys.stdout.writelines(['c', 'd\\n'])
+    return [type(sys.stdout).__name__, sys.stdout.fileno()]
+""",
     "a thread that logs between events": """
 import threading
 
