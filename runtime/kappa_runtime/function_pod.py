@@ -13,8 +13,7 @@ from kappa_core.agent_config import AgentConfig
 from kappa_runtime import platform
 from kappa_runtime.io.sockets import announce, listen
 from kappa_runtime.start import environment, fork, python_runtime, spawn
-from kappa_runtime.start.child import Starter
-from kappa_runtime.start.child import fork as fork_child
+from kappa_runtime.start.child import Starter, fork_child
 from kappa_runtime.start.code import CodeUnreadable
 from kappa_runtime.start.early_stop import EarlyStop
 from kappa_runtime.start.function_code import FunctionCode

@@ -12,7 +12,7 @@ from kappa_core.agent_config import PoolConfig
 from kappa_runtime import platform
 from kappa_runtime.io.sockets import announce, listen
 from kappa_runtime.start import prepared_process, python_runtime
-from kappa_runtime.start.child import fork
+from kappa_runtime.start.child import fork_child
 from kappa_runtime.start.early_stop import EarlyStop
 from kappa_runtime.start.prepared import PreparedChild, order_pipe
 
@@ -39,7 +39,7 @@ def begin(config: PoolConfig, env: Mapping[str, str], early_stop: EarlyStop) -> 
 
     gc.freeze()
     read_end, write_end = order_pipe()
-    child = fork(config.task_root, parent_death=config.parent_death)
+    child = fork_child(config.task_root, parent_death=config.parent_death)
     if child is None:
         for fd in (write_end, listen_fd, api_fd):
             os.close(fd)

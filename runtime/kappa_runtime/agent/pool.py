@@ -6,6 +6,7 @@ import time
 
 from kappa_core import specialize as request_format
 from kappa_core import wire
+from kappa_core.specialize import Received
 from kappa_runtime.agent import gateway_wire
 from kappa_runtime.agent.gateway_http import AgentService, GatewayConnection
 from kappa_runtime.agent.gateway_wire import BadRequest
@@ -15,8 +16,6 @@ from kappa_runtime.io.http_protocol import Request
 TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from kappa_core.specialize import Received
 
 
 class PoolService:

@@ -49,7 +49,7 @@ class Child:
         return False
 
 
-def fork(cwd: str, *, parent_death: bool) -> Child | None:
+def fork_child(cwd: str, *, parent_death: bool) -> Child | None:
     """A child in a group of its own, its stdout and stderr one pipe; None in the child itself.
 
     The agent has one thread, so this is safe. Raises `OSError` when there is no room for another process; where the

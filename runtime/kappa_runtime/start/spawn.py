@@ -9,7 +9,7 @@ from kappa_core.agent_config import AgentConfig
 from kappa_runtime import platform
 from kappa_runtime.imports import signal
 from kappa_runtime.start import environment
-from kappa_runtime.start.child import Child, Starter, fork
+from kappa_runtime.start.child import Child, Starter, fork_child
 from kappa_runtime.start.fork import TERMINAL_SIGNALS
 from kappa_runtime.start.function_code import FunctionCode
 
@@ -47,12 +47,12 @@ class Begun:
 
 
 def execute(argv: list[str], env: Mapping[str, str], cwd: str, *, parent_death: bool) -> Child:
-    """Start a program in a process as `fork` makes it.
+    """Start a program in a process as `fork_child` makes it.
 
     A command that cannot be run says so in its output and exits with status 127. Raises `OSError` when there is no
     room for another process.
     """
-    child = fork(cwd, parent_death=parent_death)
+    child = fork_child(cwd, parent_death=parent_death)
     if child is not None:
         return child
     try:
@@ -68,7 +68,7 @@ def execute(argv: list[str], env: Mapping[str, str], cwd: str, *, parent_death: 
 
 def run_loaded(main: Callable[[], int], env: Mapping[str, str], cwd: str, *, parent_death: bool) -> Child:
     """As `execute`, of a program whose modules are loaded: `main` gives its exit status. Raises `OSError` like it."""
-    child = fork(cwd, parent_death=parent_death)
+    child = fork_child(cwd, parent_death=parent_death)
     if child is not None:
         return child
     status = 1
