@@ -31,16 +31,18 @@ def main() -> int:
 def begin() -> Callable[[], int]:
     """Start what must not wait. The result is what the process goes on with: as the agent, or as a fork of it."""
     from kappa_core.agent_config import POOL, AgentConfig, PoolConfig
-    from kappa_runtime.start.early_stop import EarlyStop
+    from kappa_runtime.imports import signal
 
-    early_stop = EarlyStop()
+    # for a container's first process a SIGTERM of the first moments would be lost, and the stop would wait in vain
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
     if os.environ.get(POOL) == "1":
         from kappa_runtime import pool_pod
 
-        return pool_pod.begin(PoolConfig.from_env(os.environ), os.environ, early_stop)
+        return pool_pod.begin(PoolConfig.from_env(os.environ), os.environ, lambda: bool(stops))
     from kappa_runtime import function_pod
 
-    return function_pod.begin(AgentConfig.from_env(os.environ), os.environ, early_stop)
+    return function_pod.begin(AgentConfig.from_env(os.environ), os.environ, lambda: bool(stops))
 
 
 if __name__ == "__main__":

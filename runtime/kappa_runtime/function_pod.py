@@ -11,22 +11,21 @@ import os
 
 from kappa_core.agent_config import AgentConfig
 from kappa_runtime import platform
-from kappa_runtime.io.sockets import announce, listen
-from kappa_runtime.start import environment, fork, python_runtime, spawn
-from kappa_runtime.start.child import Starter, fork_child
-from kappa_runtime.start.code import CodeUnreadable
-from kappa_runtime.start.early_stop import EarlyStop
-from kappa_runtime.start.function_code import FunctionCode
+from kappa_runtime.start import environment
+from kappa_runtime.start.child import Child, Starter, fork_child
+from kappa_runtime.start.code import CodeUnreadable, FunctionCode
+from kappa_runtime.start.fork import become_python, can_fork
+from kappa_runtime.start.sockets import announce, listen
 
 TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def begin(config: AgentConfig, env: Mapping[str, str], early_stop: EarlyStop) -> Callable[[], int]:
+def begin(config: AgentConfig, env: Mapping[str, str], stop_requested: Callable[[], bool]) -> Callable[[], int]:
     """What this process goes on with: the agent, or in a fork of it the runtime process. It gives the exit status.
 
-    Raises `OSError` when a port is taken.
+    `stop_requested`: whether a SIGTERM has come before the event loop took it. Raises `OSError` when a port is taken.
     """
     parent = os.getppid()
     if config.parent_death:
@@ -35,27 +34,43 @@ def begin(config: AgentConfig, env: Mapping[str, str], early_stop: EarlyStop) ->
     if config.announce_fd >= 0:
         announce(config.announce_fd, port)
     api_fd, api_port = listen("127.0.0.1", config.runtime_api_port)
-    code = FunctionCode(config, env, spawn.fetch_in_new_interpreter)
-    starter: Starter = spawn.Spawn(config, env, code)
-    if not config.sidecar and code.ready:
+    code = FunctionCode(config, env, _fetch)
+    begun: Child | None = None
+    if not config.sidecar and code.ready and environment.is_python(config) and can_fork(env):
         try:
             code.place()
-            if environment.is_python(config) and fork.can_fork(env):
-                variables = environment.variables(config, env, api_port)
-                child = fork_child(config.task_root, parent_death=config.parent_death)
-                if child is None:
-                    for fd in (listen_fd, api_fd):
-                        os.close(fd)
-                    fork.become_python(variables, config.handler, config.task_root)
-                    return python_runtime.main_in_fork
-            else:
-                child = starter.start(api_port)
-        except (CodeUnreadable, environment.NoEntrypoint):
-            # the agent starts it again, and answers with what is wrong
+        except CodeUnreadable:
+            # starting it fails again, and the agent answers with what is wrong
             pass
         else:
-            starter = spawn.Begun(child, starter)
-    return lambda: _serve(config, listen_fd, api_fd, api_port, code, starter, early_stop, parent)
+            variables = environment.variables(config, env, api_port)
+            begun = fork_child(config.task_root, parent_death=config.parent_death)
+            if begun is None:
+                for fd in (listen_fd, api_fd):
+                    os.close(fd)
+                become_python(variables, config.handler, config.task_root)
+                from kappa_runtime.start import python_runtime
+
+                return python_runtime.main_in_fork
+
+    # imported after the fork, which has no use for it
+    from kappa_runtime.start import spawn
+
+    starter: Starter = spawn.Spawn(config, env, code)
+    if begun is None and not config.sidecar and code.ready:
+        try:  # noqa: SIM105 - contextlib is not worth its import here
+            begun = starter.start(api_port)
+        except (CodeUnreadable, environment.NoEntrypoint):
+            pass
+    if begun is not None:
+        starter = spawn.Begun(begun, starter)
+    return lambda: _serve(config, listen_fd, api_fd, api_port, code, starter, stop_requested, parent)
+
+
+def _fetch(env: Mapping[str, str], parent_death: bool) -> Child:
+    from kappa_runtime.start import spawn
+
+    return spawn.fetch_in_new_interpreter(env, parent_death)
 
 
 def _serve(
@@ -65,7 +80,7 @@ def _serve(
     api_port: int,
     code: FunctionCode,
     starter: Starter,
-    early_stop: EarlyStop,
+    stop_requested: Callable[[], bool],
     parent: int,
 ) -> int:
     from kappa_runtime.agent.agent import Agent
@@ -94,7 +109,7 @@ def _serve(
     agent.start()
     # one that ended before the handler was there
     agent.reap()
-    if early_stop.requested:
+    if stop_requested():
         drain.begin()
     loop.run()
     return 0

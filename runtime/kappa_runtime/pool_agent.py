@@ -24,8 +24,7 @@ from kappa_runtime.io.output import Output
 from kappa_runtime.io.transport import Server
 from kappa_runtime.start import archive, environment, prepared, spawn
 from kappa_runtime.start.child import Child
-from kappa_runtime.start.early_stop import EarlyStop
-from kappa_runtime.start.function_code import FunctionCode
+from kappa_runtime.start.code import FunctionCode
 from kappa_runtime.start.prepared import Prepared, PreparedChild
 from kappa_runtime.start.prepared_process import REHEARSAL
 from kappa_runtime.worker import logs
@@ -34,7 +33,7 @@ from kappa_runtime.worker.runtime_api import RuntimeApi
 
 TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class PoolAgent:
@@ -63,12 +62,12 @@ class PoolAgent:
         self._service = service
         self._server = Server(loop, listen_fd, lambda: GatewayConnection(service, request_format.MAX_BODY_BYTES))
 
-    def serve(self, early_stop: EarlyStop) -> int:
+    def serve(self, stop_requested: Callable[[], bool]) -> int:
         """Until SIGTERM or SIGINT: at once while there is no function, then as any agent. The exit status."""
         handle_signals(self.loop, self._stop, self._reap)
         self._reap()
         self._warm_up()
-        if early_stop.requested:
+        if stop_requested():
             self._stop()
         self.loop.run()
         return 0
@@ -122,7 +121,10 @@ class PoolAgent:
     def _function_parts(
         self, config: AgentConfig, env: Mapping[str, str], zipped: bytes
     ) -> tuple[FunctionCode, Prepared]:
-        code = FunctionCode(config, env, _fetch, zipped)
+        def unpack() -> None:
+            archive.unpack_bytes(zipped, config.task_root, config.code_archive_url)
+
+        code = FunctionCode(config, env, _fetch, unpack if zipped else None)
         return code, Prepared(self._rehearsal, config, env, code, spawn.Spawn(config, env, code))
 
     def _warm_up(self) -> None:

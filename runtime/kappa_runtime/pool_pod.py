@@ -10,18 +10,17 @@ import os
 
 from kappa_core.agent_config import PoolConfig
 from kappa_runtime import platform
-from kappa_runtime.io.sockets import announce, listen
 from kappa_runtime.start import prepared_process, python_runtime
 from kappa_runtime.start.child import fork_child
-from kappa_runtime.start.early_stop import EarlyStop
 from kappa_runtime.start.prepared import PreparedChild, order_pipe
+from kappa_runtime.start.sockets import announce, listen
 
 TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-def begin(config: PoolConfig, env: Mapping[str, str], early_stop: EarlyStop) -> Callable[[], int]:
+def begin(config: PoolConfig, env: Mapping[str, str], stop_requested: Callable[[], bool]) -> Callable[[], int]:
     """What this process goes on with: the agent, or in a fork of it the runtime process. It gives the exit status.
 
     Raises `ValueError` and `OSError` for a configuration that cannot be used.
@@ -54,4 +53,4 @@ def begin(config: PoolConfig, env: Mapping[str, str], early_stop: EarlyStop) -> 
     gc.enable()
     if config.parent_death:
         platform.watch_parent(parent, pool.loop.call_later)
-    return lambda: pool.serve(early_stop)
+    return lambda: pool.serve(stop_requested)

@@ -16,9 +16,9 @@ from kappa_runtime.agent.readiness import Readiness
 from kappa_runtime.imports import deque
 from kappa_runtime.io.loop import EventLoop
 from kappa_runtime.io.output import Output
-from kappa_runtime.io.sockets import listen
 from kappa_runtime.start.child import Starter
-from kappa_runtime.start.function_code import FunctionCode
+from kappa_runtime.start.code import FunctionCode
+from kappa_runtime.start.sockets import listen
 from kappa_runtime.worker import errors
 from kappa_runtime.worker.invocation import UNHANDLED, Answer, Invocation
 from kappa_runtime.worker.journal import Journal

@@ -7,5 +7,5 @@
 | `prepared` | a pool pod's process that has started and waits for its order; its own side is `prepared_process` |
 
 Much of this runs before the rest of the agent is imported, so it imports nothing heavy.
-May import `kappa_runtime.io`, `kappa_runtime.platform`, `kappa_runtime.imports` and the core.
+May import `kappa_runtime.platform`, `kappa_runtime.imports` and the core.
 """

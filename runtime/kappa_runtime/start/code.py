@@ -1,6 +1,15 @@
-"""Inline code into the task root. Imported before anything heavy is, so it imports nothing heavy itself."""
+"""A function's code on its way into the task root: inline, an archive in hand, or one to fetch."""
+
+from __future__ import annotations
 
 import os
+
+from kappa_core.agent_config import AgentConfig
+from kappa_runtime.start.child import Child
+
+TYPE_CHECKING = False  # see `kappa_runtime.imports`
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 UNREADABLE = "Kappa.CodeUnreadable"
 """The error type of code that cannot be read; `reasons.CODE_UNREADABLE` is the condition."""
@@ -8,6 +17,42 @@ UNREADABLE = "Kappa.CodeUnreadable"
 
 class CodeUnreadable(Exception):
     """The code is not where it should be, or not what it should be; the message says what, where and how to mend it."""
+
+
+class FunctionCode:
+    def __init__(
+        self,
+        config: AgentConfig,
+        env: Mapping[str, str],
+        fetch: Callable[[Mapping[str, str], bool], Child],
+        unpack: Callable[[], None] | None = None,
+    ) -> None:
+        """`fetch`: starts the process that fetches, with variables and with `parent_death`; raises `OSError`.
+        `unpack`: of an archive in hand; raises `CodeUnreadable`."""
+        self.url = config.code_archive_url
+        self.ready = not self.url or unpack is not None
+        """Nothing has to be fetched, or it was."""
+        self._config = config
+        self._env = env
+        self._start_fetch = fetch
+        self._unpack = unpack
+
+    def place(self) -> None:
+        """Put it into the task root, unless it is mounted or was fetched. Raises `CodeUnreadable`."""
+        config = self._config
+        if config.code_inline:
+            write_inline(config.code_inline, config.handler, config.task_root)
+        elif self._unpack is not None:
+            self._unpack()
+            self._unpack = None
+
+    def fetch(self) -> Child:
+        """Fetch and unpack it in a process of its own, whose memory and threads end with it. Raises `OSError`."""
+        return self._start_fetch({**self._env, **self._config.to_env()}, self._config.parent_death)
+
+    def fetched(self) -> None:
+        """That process has succeeded."""
+        self.ready = True
 
 
 def module_path(handler: str) -> str:

@@ -13,7 +13,6 @@ import sys
 import time
 
 from kappa_runtime.imports import signal
-from kappa_runtime.start import python_runtime
 
 TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def become_python(variables: Mapping[str, str], handler: str, task_root: str) ->
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
     sys.path.insert(0, task_root)
+    from kappa_runtime.start import python_runtime  # the agent has no use for it
+
     sys.argv[:] = [python_runtime.__file__, handler]
     for number in TERMINAL_SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -13,7 +13,7 @@ from kappa_core.agent_config import AgentConfig
 from kappa_runtime import platform
 from kappa_runtime.start import environment
 from kappa_runtime.start.child import Child, Starter
-from kappa_runtime.start.function_code import FunctionCode
+from kappa_runtime.start.code import FunctionCode
 
 TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:

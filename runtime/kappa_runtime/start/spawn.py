@@ -10,8 +10,8 @@ from kappa_runtime import platform
 from kappa_runtime.imports import signal
 from kappa_runtime.start import environment
 from kappa_runtime.start.child import Child, Starter, fork_child
+from kappa_runtime.start.code import FunctionCode
 from kappa_runtime.start.fork import TERMINAL_SIGNALS
-from kappa_runtime.start.function_code import FunctionCode
 
 TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from kappa_core.agent_config import AgentConfig
 from kappa_runtime.imports import signal
 from kappa_runtime.start import code, environment
 from kappa_runtime.start.child import Child, Starter
-from kappa_runtime.start.function_code import FunctionCode
+from kappa_runtime.start.code import FunctionCode
 from kappa_runtime.worker import errors, states
 from kappa_runtime.worker.states import Event
 

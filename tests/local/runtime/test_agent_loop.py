@@ -10,8 +10,8 @@ import pytest
 
 from kappa_runtime import platform
 from kappa_runtime.io.loop import EventLoop
-from kappa_runtime.io.sockets import listen
 from kappa_runtime.io.transport import Server
+from kappa_runtime.start.sockets import listen
 
 
 @pytest.fixture(params=[None, selectors.SelectSelector, selectors.PollSelector], ids=["epoll", "select", "poll"])

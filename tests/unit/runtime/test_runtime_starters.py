@@ -10,7 +10,7 @@ import pytest
 from kappa_core.agent_config import AgentConfig
 from kappa_runtime.start import prepared, spawn
 from kappa_runtime.start.child import Child
-from kappa_runtime.start.function_code import FunctionCode
+from kappa_runtime.start.code import FunctionCode
 from kappa_runtime.start.prepared import Prepared, PreparedChild
 
 
