@@ -102,6 +102,18 @@ async def test_a_pod_that_is_full_or_drains_is_asked_too(gateway, tools):
     assert (pod.requests[1].method, pod.requests[1].target) == ("DELETE", f"{wire.KEPT_PATH}one/1")
 
 
+async def test_a_pod_that_drained_before_the_gateway_knew_it_is_asked_too(gateway, tools):
+    served = tools.pod(knows(tools))
+    await served.start()
+    gateway.pods.append(served)
+    gateway.sink.put_pod(Pod("default", "pod", "hello", "127.0.0.1", served.port, 1, "lambda", terminating=True))
+    assert function_of(gateway).pods["pod"].status is PodStatus.DRAINING
+    found = await look(gateway)
+    assert found.body == b'"kept"'
+    found.held.settled()
+    await tools.eventually(lambda: [request.method for request in served.requests] == ["GET", "DELETE"])
+
+
 async def test_a_pod_that_is_gone_counts_as_knowing_nothing(gateway, tools):
     gone = await gateway.add_pod(knows(tools))
     await gone.stop()

@@ -139,7 +139,7 @@ async def test_what_is_no_http_takes_no_answer_away_from_the_requests_before_it(
             client.send(INVOKE + INVOKE)
             await tools.eventually(lambda: pod.requests)
             client.send(b"nonsense\r\n\r\n")
-            await tools.eventually(lambda: all(connection._deaf for connection in gateway.connections))
+            await tools.eventually(lambda: all(connection._discarding for connection in gateway.connections))
             client.send(INVOKE)
             go_on.set()
             answers = await client.rest()
