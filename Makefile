@@ -7,7 +7,8 @@ TAG ?= dev
 PORT ?= 8080
 REGISTRY ?= kappa
 NATS_IMAGE ?= kappa-test/nats:dev
-WORKERS ?= 0
+# The tests wait more than they compute, so one worker more than there are cores.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 CODE := core kube operator gateway runtime cli tests
 
 .DEFAULT_GOAL := help
@@ -34,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.local
 run: $(VENV)/.local  ## serve examples/01-hello on 127.0.0.1:8080, without a cluster (PORT=8081 for another port)
 	@$(BIN)/kappa local up examples/01-hello --port $(PORT)
 
-test: $(VENV)/.dev  ## every test that needs no cluster (WORKERS=3: three at a time)
+test: $(VENV)/.dev  ## every test that needs no cluster (WORKERS=0: one at a time)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not cluster and not helm'
 	@echo "left out: what needs a Kubernetes cluster and helm; run it with: make test-cluster"
 
@@ -86,4 +87,4 @@ deploy:  ## install the chart with these images into the cluster of KUBECONFIG, 
 	    kubectl --namespace kappa-system get pods >&2; kubectl --namespace kappa-system events >&2; exit 1; }
 
 test-cluster: $(VENV)/.dev  ## the tests that need a Kubernetes cluster (KUBECONFIG) with the images, and helm
-	@KAPPA_TEST_REGISTRY=$(REGISTRY) KAPPA_TEST_TAG=$(TAG) $(BIN)/pytest -m 'cluster or helm'
+	@KAPPA_TEST_REGISTRY=$(REGISTRY) KAPPA_TEST_TAG=$(TAG) $(BIN)/pytest tests/cluster tests/golden -m 'cluster or helm' -n $(WORKERS)

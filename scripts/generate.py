@@ -18,11 +18,11 @@ HEADER = "# Generated from core/kappa_core/function/ by `make generate`: edit th
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file, by its path from the repository's root, with its text."""
+    """Path from the repository's root → text, for every generated file."""
     crd_text = HEADER + "---\n" + _yaml(crd())
     return {
         Path("crds") / CRD_FILE: crd_text,
-        # in files/, and applied by a template: Helm never updates what lies in a chart's crds/
+        # a template applies it, as Helm never updates the files in a chart's crds/
         Path("charts/kappa/files") / CRD_FILE: crd_text,
         Path("docs/function-reference.md"): reference(function_schema()),
         Path("charts/kappa/files/dashboards/kappa.json"): dashboard(),
@@ -38,7 +38,7 @@ def _yaml(value: object) -> str:
 
 
 def stale(root: Path) -> list[Path]:
-    """The generated files that are missing or differ from what they should be."""
+    """The generated files that are missing or out of date."""
     return [
         path
         for path, text in generated().items()
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     old = stale(ROOT)
     if arguments:
         for path in old:
-            print(f"{path} is not what the code gives: run  make generate  and commit it", file=sys.stderr)
+            print(f"{path} is out of date: run  make generate  and commit it", file=sys.stderr)
         return 1 if old else 0
     for path in old:
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""docs/function-reference.md, made from the Function's schema."""
+"""docs/function-reference.md, generated from the Function's schema."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ HEAD = """\
 <!-- Generated from core/kappa_core/function/ by `make generate`: edit that, not this. -->
 # Function reference
 
-Every field of a `Function` (`kappa.run/v1alpha1`). `kubectl explain function.spec.scaling.keepWarm` says the same at a
-terminal. Durations are written as in Kubernetes: `500ms`, `30s`, `5m`, `1h30m`. Quantities too: `128Mi`, `1Gi`, `250m`.
-How to use them is on the [task pages](../README.md#documentation).
+Every field of a `Function` (`kappa.run/v1alpha1`). `kubectl explain function.spec.scaling.keepWarm` prints the same.
+Durations and quantities have Kubernetes' notation: `500ms`, `30s`, `5m`, `1h30m`; `128Mi`, `1Gi`, `250m`. The
+[task pages](../README.md#documentation) say how to use the fields.
 """
 
 
 def reference(schema: Schema) -> str:
-    """The whole page, Markdown."""
+    """The whole page, as Markdown."""
     parts = [HEAD]
     for name in ("spec", "status"):
         parts += _section(name, schema["properties"][name])
@@ -27,7 +27,7 @@ def _section(place: str, schema: Schema) -> list[str]:
     rules = [_rule(rule) for rule in schema.get("x-kubernetes-validations", ())]
     if rules:
         parts.append("\n".join(f"- {rule}" for rule in rules) + "\n")
-    rows = ["| field | type | what it is |", "| --- | --- | --- |"]
+    rows = ["| field | type | meaning |", "| --- | --- | --- |"]
     inner: list[str] = []
     for name, field in schema["properties"].items():
         required = ", required" if name in schema.get("required", ()) else ""

@@ -8,7 +8,7 @@ Gateway → agent is HTTP/1.1 with keep-alive on the pod's port (`names.AGENT_PO
 | the same, every slot taken | 429 with `REFUSED: busy`; the function did not run |
 | the same, the agent is stopping | 503 with `REFUSED: draining`; the function did not run |
 | the same with `ATTEMPT`, for an event | as without it; and the agent keeps the answer, see below |
-| the same, for an attempt that runs or has a kept answer | that run's answer; the function does not run again |
+| the same, for an attempt that runs or has a kept answer | that run's answer; no second run, and no slot is taken |
 | `GET KEPT_PATH + request id + "/" + attempt` | the kept answer, unchanged; or 102 now and the answer later; or 404 |
 | `DELETE` of the same | 200; the event is settled, and the agent forgets the answer |
 | `GET READY_PATH` | 200 once the runtime process asks for work; 503 with an `InitError` JSON if its start failed |

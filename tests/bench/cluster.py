@@ -3,13 +3,18 @@
 import asyncio
 import json
 import math
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
+from waiting import eventually as eventually
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -132,18 +137,6 @@ async def namespace(cluster: Cluster, name: str) -> AsyncIterator[str]:
         yield name
     finally:
         await cluster.delete(f"/api/v1/namespaces/{name}")
-
-
-async def until(condition: Callable[[], Any], *, timeout: float, what: str, every: float = 0.05) -> Any:
-    """Wait for an async condition to be true; `TimeoutError` names what did not come."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = await condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not happen within {timeout:.0f} s")
-        await asyncio.sleep(every)
 
 
 async def post(

@@ -23,7 +23,7 @@ from typing import Any
 import coldstart_local
 from coldstart_local import phase_summary, read_header
 
-from cluster import Cluster, connect, namespace, post, summary, until
+from cluster import Cluster, connect, eventually, namespace, post, summary
 
 LISTENER = "import socket\nserver = socket.create_server(('', 8080))\nwhile True:\n    server.accept()[0].close()\n"
 
@@ -87,7 +87,7 @@ async def gone(cluster: Cluster, ns: str, selector: str) -> None:
     async def none_left() -> bool:
         return not await cluster.pods(ns, selector)
 
-    await until(none_left, timeout=90, what=f"the end of the pods {selector}", every=0.2)
+    await eventually(none_left, f"the end of the pods {selector}", within=90, every=0.2)
 
 
 FUNCTIONS = {
@@ -124,7 +124,7 @@ async def ready_functions(cluster: Cluster, ns: str) -> dict[str, str]:
             found[path] = known["coldStart"]["path"]
         return found
 
-    paths: dict[str, str] = await until(status, timeout=60, what="the operator's word on both Functions", every=0.2)
+    paths: dict[str, str] = await eventually(status, "the operator's word on both Functions", within=60, every=0.2)
     return paths
 
 
@@ -134,7 +134,7 @@ async def pool_is_full(cluster: Cluster, ns: str) -> None:
         ready = [c["status"] for pod in pods for c in pod["status"].get("conditions", ()) if c["type"] == "Ready"]
         return bool(ready) and len(ready) == len(pods) and set(ready) == {"True"}
 
-    await until(full, timeout=120, what="a pool whose pods are all ready", every=0.1)
+    await eventually(full, "a pool whose pods are all ready", within=120, every=0.1)
 
 
 async def quiet(cluster: Cluster, ns: str, rest: float, *, pool: bool) -> None:
@@ -190,11 +190,8 @@ async def run(runs: int, gateway: str | None, ns_name: str | None, rest: float) 
             phases[path].append(found)
             walls[path].append(seconds)
             # an adoption starts a pod, which is not to be what the next start competes with
-            await until(
-                lambda: cluster.pods(ns, "kappa.run/function"),
-                timeout=30,
-                what="a pod that is the Function's",
-                every=0.1,
+            await eventually(
+                lambda: cluster.pods(ns, "kappa.run/function"), "a pod that is the Function's", within=30, every=0.1
             )
 
         await bare_start(cluster, ns, "bare")  # the image's first start reads it from disk

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from cluster import Cluster, connect, namespace, post, until
+from cluster import Cluster, connect, eventually, namespace, post
 
 MEBIBYTE = 1024 * 1024
 FUNCTIONS = "/apis/kappa.run/v1alpha1/namespaces/{}/functions"
@@ -56,7 +56,7 @@ async def all_ready(cluster: Cluster, ns: str, count: int, timeout: float) -> No
     async def ready() -> bool:
         return await ready_count(cluster, ns) >= count
 
-    await until(ready, timeout=timeout, what=f"the readiness of {count} Functions", every=1)
+    await eventually(ready, f"the readiness of {count} Functions", within=timeout, every=1)
 
 
 async def footprint(cluster: Cluster, ns: str, gateway: tuple[str, int]) -> dict[str, float]:
@@ -67,7 +67,7 @@ async def footprint(cluster: Cluster, ns: str, gateway: tuple[str, int]) -> dict
         status, _, _ = await post(*gateway, f"/2015-03-31/functions/{ns}.warm/invocations", b"{}")
         return status == 200
 
-    await until(answered, timeout=60, what="the answer of the warm Function", every=0.5)
+    await eventually(answered, "the answer of the warm Function", within=60, every=0.5)
     peaks: dict[str, float] = {}
     for _ in range(5):
         await asyncio.sleep(5)
@@ -105,7 +105,7 @@ async def run(count: int, footprint_at: int) -> dict[str, Any]:
                     await cluster.call("GET", f"/apis/apps/v1/namespaces/{ns}/deployments", query={"limit": "1"})
                 )["items"]
 
-            await until(nothing_left, timeout=600, what="the end of the Deployments", every=1)
+            await eventually(nothing_left, "the end of the Deployments", within=600, every=1)
             gone = time.perf_counter() - start
     return {
         "benchmark": "functions",

@@ -1,30 +1,37 @@
-"""What every cluster test stands on: a cluster, kubectl, a fresh namespace, waiting, and the installed chart.
+"""What every cluster test stands on: a cluster, kubectl, a fresh namespace, and the installed chart.
 
 The cluster is whichever `KUBECONFIG` names; where it names none and `../shared/cluster/up` exists, that one is started.
 Images come from `KAPPA_TEST_REGISTRY` (default `kappa`) with the tag `KAPPA_TEST_TAG` (default `dev`).
 The queue is the chart's own NATS; `KAPPA_TEST_NATS_IMAGE` names its image where the official one cannot be pulled (on the
 cluster of `../shared/cluster` that is the default, made by `make nats-image`).
 Where namespaces cannot be made, `KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the
-chart serves those alone.
+chart serves those alone. That needs one worker (`make test-cluster WORKERS=0`).
+
+Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. Tests that stop, restart,
+upgrade or overload the installation, or assert how fast it is, are in files marked `alone`: no other test of `release/` and
+`chaos/` runs meanwhile. Tests of this folder itself bring an operator of their own or need none, and go on; only a test in
+a file marked `alone("schema")`, which changes the CRD, keeps them out too.
 """
 
-import asyncio
 import json
 import os
 import secrets
-import shutil
 import socket
-import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import yaml
+from kubectl import CommandFailed, Kubectl, find_program, run
+from waiting import eventually_sync
+from workers import Turn, Use, once
+from xdist.scheduler import LoadScopeScheduling
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SHARED_CLUSTER = ROOT.parent / "shared" / "cluster" / "up"
 RELEASE = "kappa"
 SYSTEM = "kappa-system"
@@ -33,124 +40,81 @@ TAG = os.environ.get("KAPPA_TEST_TAG", "dev")
 NATS_IMAGE = os.environ.get("KAPPA_TEST_NATS_IMAGE", "kappa-test/nats:dev" if SHARED_CLUSTER.exists() else "")
 IMPATIENT = {"eventRetryDelays": [0.5, 1], "eventFirstBackoff": 0.2, "eventLongestBackoff": 2, "queueLease": 5}
 """Settings of the gateway with which tests of asynchronous invocations need no minutes."""
+INSTALLATION, SCHEMA = pytest.StashKey[Turn](), pytest.StashKey[Turn]()
 NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split(",") if name]
-T = TypeVar("T")
 
 
-class CommandFailed(AssertionError):
-    """A command ended with another code than 0; the message holds what it printed."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation."""
+    items.sort(key=lambda item: (Use.ALONE, None, Use.SHARED).index(_use(item)))
 
 
-def run(*command: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 120) -> str:
-    """A command's standard output. Raises `CommandFailed` with its standard error when it fails."""
-    done = subprocess.run(
-        command, env=dict(env or os.environ), input=stdin, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    if done.returncode:
-        raise CommandFailed(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return done.stdout
+class Scheduling(LoadScopeScheduling):
+    """All tests that are `alone` go to one worker, those of a file with fixtures of its own to one, others to any."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        source = _source(ROOT / file)
+        return "alone" if "pytest.mark.alone" in source else file if 'scope="module"' in source else nodeid
 
 
-@dataclass(frozen=True)
-class Kubectl:
-    """`kubectl("get", "pods")` is its output; `.json(...)` the parsed `-o json`; `.apply(manifest)` applies.
-
-    A namespace is `kubectl("get", "pods", namespace="x")`. Raises `CommandFailed`.
-    """
-
-    program: str
-    kubeconfig: str
-
-    def __call__(self, *args: str, namespace: str | None = None, stdin: str | None = None, timeout: float = 120) -> str:
-        where = ("--namespace", namespace) if namespace else ()
-        return run(self.program, "--kubeconfig", self.kubeconfig, *where, *args, stdin=stdin, timeout=timeout)
-
-    def json(self, *args: str, namespace: str | None = None) -> Any:
-        return json.loads(self(*args, "-o", "json", namespace=namespace))
-
-    def exec_last(self, pod: str, *command: str, namespace: str | None = None) -> None:
-        """Runs in a pod's container what ends that container, and so, often, the command itself before it can say how it went.
-
-        What it says is therefore printed alone, for a test that fails: it must see for itself that the container ended.
-        """
-        try:
-            self("exec", pod, "--", *command, namespace=namespace)
-        except CommandFailed as error:
-            print(error)
-
-    def items(self, *args: str, namespace: str | None = None) -> list[dict[str, Any]]:
-        """The `items` of a list: `kubectl.items("get", "pods", "-l", "a=b")`."""
-        items: list[dict[str, Any]] = self.json(*args, namespace=namespace)["items"]
-        return items
-
-    def apply(self, *manifests: Mapping[str, Any] | str, namespace: str | None = None) -> None:
-        """Apply manifests, each a dictionary or YAML text."""
-        text = "\n---\n".join(
-            manifest if isinstance(manifest, str) else yaml.safe_dump(dict(manifest)) for manifest in manifests
-        )
-        self("apply", "--filename", "-", namespace=namespace, stdin=text)
+@cache
+def _source(file: Path) -> str:
+    return file.read_text()
 
 
-class Eventually:
-    """Wait for a condition, never for a time.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
-    `eventually(condition, timeout)` calls `condition` until it returns something true, and returns that. An
-    `AssertionError` in it (also a failed kubectl) counts as not yet; the last one is shown when the time is over.
-    `await eventually.soon(condition, timeout)` is the same for a coroutine function, on the event loop.
-    """
 
-    def __call__(self, condition: Callable[[], T], timeout: float = 30, interval: float = 0.1) -> T:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                result, problem = condition(), None
-            except AssertionError as error:
-                problem = error
-            else:
-                if result:
-                    return result
-            if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"not so within {timeout} s: {problem or getattr(condition, '__name__', condition)}"
-                ) from problem
-            time.sleep(interval)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A worker keeps its turn with the installation over tests that use it alike, and so over the fixtures they share."""
+    folder, stash = _workers_folder(item.config), item.config.stash
+    installation = stash.setdefault(INSTALLATION, Turn(folder, "installation"))
+    schema = stash.setdefault(SCHEMA, Turn(folder, "schema"))
+    installation.take(_use(item))
+    schema.take(_use_of_schema(item))
+    try:
+        return (yield)
+    finally:
+        schema.end()
+        if nextitem is None or _use(nextitem) != _use(item):
+            installation.end()
 
-    async def soon(self, condition: Callable[[], Awaitable[T]], timeout: float = 30, interval: float = 0.1) -> T:
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                result, problem = await condition(), None
-            except AssertionError as error:
-                problem = error
-            else:
-                if result:
-                    return result
-            if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"not so within {timeout} s: {problem or getattr(condition, '__name__', condition)}"
-                ) from problem
-            await asyncio.sleep(interval)
+
+def _use(item: pytest.Item) -> Use | None:
+    """How a test uses the installation."""
+    if item.get_closest_marker("alone"):
+        return Use.ALONE
+    return Use.SHARED if HERE / "release" in item.path.parents else None
+
+
+def _use_of_schema(item: pytest.Item) -> Use | None:
+    """How a test uses the CRD. Tests that use the installation have it with that."""
+    if marker := item.get_closest_marker("alone"):
+        return Use.ALONE if "schema" in marker.args else None
+    return None if _use(item) else Use.SHARED
+
+
+def _workers_folder(config: pytest.Config) -> Path:
+    """A folder that all workers of this run see, and no other run."""
+    own = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    return own.parent if hasattr(config, "workerinput") else own
 
 
 @pytest.fixture(scope="session")
-def eventually() -> Eventually:
-    return Eventually()
-
-
-def program(name: str) -> str:
-    """A command's path; envtest's usual folder counts even where PATH does not name it."""
-    found = shutil.which(name, path=f"/usr/local/kubebuilder/bin:{os.environ.get('PATH', '')}")
-    if not found:
-        pytest.fail(f"the cluster tests need {name} in PATH", pytrace=False)
-    return found
+def workers_folder(request: pytest.FixtureRequest) -> Path:
+    return _workers_folder(request.config)
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> str:
+def kubeconfig(workers_folder: Path) -> str:
     """The cluster under test. Fails, saying what to do, where there is none."""
     path = os.environ.get("KUBECONFIG", "")
     if not path and SHARED_CLUSTER.exists():
-        path = start_shared_cluster()
+        path = once(workers_folder, "cluster", start_shared_cluster)
     if not path:
         pytest.fail(
             "the cluster tests need a Kubernetes cluster: set KUBECONFIG to one that has Kappa's images "
@@ -160,7 +124,7 @@ def kubeconfig() -> str:
         )
     os.environ["KUBECONFIG"] = path
     try:
-        run(program("kubectl"), "--kubeconfig", path, "version", "--request-timeout=10s")
+        run(find_program("kubectl"), "--kubeconfig", path, "version", "--request-timeout=10s")
     except CommandFailed as error:
         pytest.fail(f"the cluster of KUBECONFIG={path} does not answer:\n{error}", pytrace=False)
     return path
@@ -170,9 +134,7 @@ def start_shared_cluster() -> str:
     """Its kubeconfig's path. Run while the cluster is up already, `up` rewrites kube-proxy's configuration, and kube-proxy
     ends itself over that a moment later: a second `up` starts it."""
     path = run(str(SHARED_CLUSTER), timeout=300).strip().splitlines()[-1]
-    node = Kubectl(program("kubectl"), path)(
-        "get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}"
-    )
+    node = Kubectl(path)("get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}")
 
     def proxy_runs() -> bool:
         try:
@@ -185,15 +147,17 @@ def start_shared_cluster() -> str:
     while time.monotonic() < steady:
         if not proxy_runs():
             run(str(SHARED_CLUSTER), timeout=300)
-            Eventually()(proxy_runs, timeout=30)
+            eventually_sync(proxy_runs, "kube-proxy's health port")
             break
         time.sleep(0.2)
     return path
 
 
 @pytest.fixture(scope="session")
-def kubectl(kubeconfig: str) -> Kubectl:
-    return Kubectl(program("kubectl"), kubeconfig)
+def kubectl(kubeconfig: str) -> Iterator[Kubectl]:
+    kubectl = Kubectl(kubeconfig)
+    yield kubectl
+    kubectl.close()
 
 
 @pytest.fixture(scope="session")
@@ -234,7 +198,7 @@ class Release:
     kubeconfig: str
 
     def helm(self, *args: str, timeout: float = 240) -> str:
-        return run(program("helm"), *args, "--kubeconfig", self.kubeconfig, "--namespace", SYSTEM, timeout=timeout)
+        return run(find_program("helm"), *args, "--kubeconfig", self.kubeconfig, "--namespace", SYSTEM, timeout=timeout)
 
     def install(self, *args: str) -> None:
         """With the test images, and `args` such as `--set=operator.replicas=2`."""
@@ -253,37 +217,26 @@ class Release:
         self.helm("uninstall", RELEASE, "--wait", "--timeout", "3m")
 
     def _is_helm_4(self) -> bool:
-        return not run(program("helm"), "version", "--short").startswith("v3")
+        return not run(find_program("helm"), "version", "--short").startswith("v3")
 
 
 @pytest.fixture(scope="session")
-def release(kubeconfig: str) -> Release:
-    """The chart, installed from this tree as the release `kappa` in `kappa-system`; `KAPPA_TEST_RELEASE=keep` takes the
-    one that is installed as it is."""
+def release(kubeconfig: str, workers_folder: Path) -> Release:
+    """The chart, installed from this tree as the release `kappa` in `kappa-system`, once for all workers;
+    `KAPPA_TEST_RELEASE=keep` takes the one that is installed as it is."""
     installed = Release(kubeconfig)
-    if os.environ.get("KAPPA_TEST_RELEASE") != "keep":
+
+    def install() -> str:
         installed.install()
+        return RELEASE
+
+    if os.environ.get("KAPPA_TEST_RELEASE") != "keep":
+        once(workers_folder, "release", install)
     return installed
 
 
-@pytest.fixture(scope="module")
-def operator_paused(kubectl: Kubectl) -> Iterator[None]:
-    """For tests that bring an operator of their own: an installed one does nothing meanwhile."""
-    name = f"deployment/{RELEASE}-operator"
-    installed = kubectl("get", name, "--ignore-not-found", "-o", "jsonpath={.spec.replicas}", namespace=SYSTEM)
-    if not installed:
-        yield
-        return
-    kubectl("scale", name, "--replicas=0", namespace=SYSTEM)
-    pods = "app.kubernetes.io/name=kappa,app.kubernetes.io/component=operator"
-    kubectl("wait", "pods", "-l", pods, "--for=delete", "--timeout=60s", namespace=SYSTEM)
-    yield
-    kubectl("scale", name, f"--replicas={installed}", namespace=SYSTEM)
-    kubectl("rollout", "status", name, "--timeout=60s", namespace=SYSTEM)
-
-
 @pytest.fixture(scope="session")
-def find_gateway(kubectl: Kubectl, release: Release, eventually: Eventually) -> Callable[[], str]:
+def find_gateway(kubectl: Kubectl, release: Release) -> Callable[[], str]:
     """`http://host:port` of the installed chart's gateway: its cluster address where this machine reaches that, else a
     node's. To be asked again after an installation."""
 
@@ -291,11 +244,12 @@ def find_gateway(kubectl: Kubectl, release: Release, eventually: Eventually) -> 
         given = os.environ.get("KAPPA_TEST_GATEWAY_URL")
         if given:
             return given.rstrip("/")
-        service = kubectl.json("get", "service", f"{RELEASE}-gateway", namespace=SYSTEM)["spec"]
+        service = kubectl.get("services", f"{RELEASE}-gateway", namespace=SYSTEM)["spec"]
         port = service["ports"][0]
-        nodes = kubectl("get", "nodes", "-o", "jsonpath={.items[*].status.addresses[?(@.type=='InternalIP')].address}")
+        addresses = [each for node in kubectl.items("nodes") for each in node["status"]["addresses"]]
         places = [(service["clusterIP"], port["port"])]
-        places += [(node, port["nodePort"]) for node in nodes.split() if "nodePort" in port]
+        if "nodePort" in port:
+            places += [(each["address"], port["nodePort"]) for each in addresses if each["type"] == "InternalIP"]
 
         def reached() -> str:
             for host, number in places:
@@ -306,7 +260,7 @@ def find_gateway(kubectl: Kubectl, release: Release, eventually: Eventually) -> 
                 return f"http://{host}:{number}"
             raise AssertionError(f"the gateway is at none of {places}; name its address: KAPPA_TEST_GATEWAY_URL")
 
-        return eventually(reached, timeout=15)
+        return eventually_sync(reached)
 
     return find
 

@@ -14,8 +14,10 @@ import function_constraints
 import pytest
 import yaml
 from function_constraints import Case, Manifest
+from kubectl import Kubectl
 from kubernetes import client, config
 from pydantic import ValidationError
+from waiting import eventually_sync
 
 from kappa_core.crd import crd
 from kappa_core.function import Function
@@ -74,7 +76,7 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(kubeconfig: str, kubectl: Any, make_namespace: Callable[[], str], eventually: Any) -> Iterator[Api]:
+def api(kubeconfig: str, kubectl: Kubectl, make_namespace: Callable[[], str]) -> Iterator[Api]:
     group = f"crd-{secrets.token_hex(4)}.kappa.test"
     copied = copy.deepcopy(crd())
     copied["metadata"]["name"] = f"functions.{group}"
@@ -86,7 +88,7 @@ def api(kubeconfig: str, kubectl: Any, make_namespace: Callable[[], str], eventu
         with config.new_client_from_config(kubeconfig) as connection:
             found = Api(group, namespace, client.CustomObjectsApi(connection))
             smallest = function_constraints.smallest()
-            eventually(lambda: found.dry_run(smallest) is None or None)
+            eventually_sync(lambda: found.dry_run(smallest) is None or None)
             found.store({**smallest, "metadata": {"name": "stored"}})
             yield found
     finally:
@@ -227,7 +229,7 @@ def test_the_api_server_fills_in_the_models_defaults(api: Api) -> None:
     assert read.spec == Function.model_validate(function_constraints.smallest()).spec
 
 
-def test_an_unknown_field_is_refused_by_kubectl_and_named(api: Api, kubectl: Any) -> None:
+def test_an_unknown_field_is_refused_by_kubectl_and_named(api: Api, kubectl: Kubectl) -> None:
     manifest = function_constraints.smallest()
     manifest["apiVersion"] = f"{api.group}/v1alpha1"
     manifest["spec"]["memroy"] = "1Gi"
@@ -235,7 +237,7 @@ def test_an_unknown_field_is_refused_by_kubectl_and_named(api: Api, kubectl: Any
         kubectl.apply(manifest, namespace=api.namespace)
 
 
-def test_kubectl_shows_the_columns(api: Api, kubectl: Any) -> None:
+def test_kubectl_shows_the_columns(api: Api, kubectl: Kubectl) -> None:
     manifest = function_constraints.smallest()
     api.store({**manifest, "metadata": {"name": "shown"}})
     condition = {
@@ -259,24 +261,22 @@ def test_kubectl_shows_the_columns(api: Api, kubectl: Any) -> None:
     assert row.split()[-2:] == ["Deployed", "Pool"]
 
 
-def test_kubectl_get_all_and_the_short_names_find_functions(api: Api, kubectl: Any, eventually: Any) -> None:
+def test_kubectl_get_all_and_the_short_names_find_functions(api: Api, kubectl: Kubectl) -> None:
     served = json.loads(kubectl("get", "--raw", f"/apis/{api.group}/v1alpha1"))["resources"]
     functions = next(resource for resource in served if resource["name"] == "functions")
     assert functions["shortNames"] == ["fn", "fns"]
     assert functions["singularName"] == "function"
-    eventually(lambda: f"function.{api.group}/stored" in kubectl("get", "all", namespace=api.namespace))
+    eventually_sync(lambda: f"function.{api.group}/stored" in kubectl("get", "all", namespace=api.namespace), every=0.5)
 
 
-def test_kubectl_explain_says_what_a_field_does_its_unit_and_its_default(
-    api: Api, kubectl: Any, eventually: Any
-) -> None:
+def test_kubectl_explain_says_what_a_field_does_its_unit_and_its_default(api: Api, kubectl: Kubectl) -> None:
     def explained() -> str:
         text = kubectl("explain", f"functions.{api.group}.spec.scaling.keepWarm".replace(f".{api.group}", ""),
                        f"--api-version={api.group}/v1alpha1")  # fmt: skip
         return " ".join(text.split())
 
-    text = eventually(explained)  # OpenAPI is published a moment after the CRD is served
+    text = eventually_sync(explained)  # OpenAPI is published a moment after the CRD is served
     assert "FIELD: keepWarm <string>" in text
-    assert "How long a pod that is not needed is kept for the next invocation" in text
+    assert "How long a pod stays after it was last needed" in text
     assert "as a duration such as 30s, 5m or 1h" in text
     assert "Default: 5m." in text

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
 from waiting import eventually as until
 
 from kappa_core import names
@@ -68,7 +69,7 @@ class Sink:
 
 
 @pytest.fixture(scope="module")
-def crd(kubectl: Any) -> None:
+def crd(kubectl: Kubectl) -> None:
     if names.CRD_NAME not in kubectl("get", "crd", "--output=name"):
         kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         kubectl("wait", "--for=condition=Established", f"crd/{names.CRD_NAME}", "--timeout=30s")
@@ -131,7 +132,7 @@ def pod(name: str) -> dict[str, Any]:
     }
 
 
-async def test_functions_come_change_and_go(kubectl: Any, namespace: str, follow: Any) -> None:
+async def test_functions_come_change_and_go(kubectl: Kubectl, namespace: str, follow: Any) -> None:
     await asyncio.to_thread(kubectl.apply, function("early", timeout="3s"), namespace=namespace)
     sink = await follow(namespace)
     assert sink.functions["early"].spec.timeout == "3s"
@@ -143,7 +144,7 @@ async def test_functions_come_change_and_go(kubectl: Any, namespace: str, follow
     await until(lambda: set(sink.functions) == {"late"}, "the delete")
 
 
-async def test_a_pod_from_its_creation_to_its_end(kubectl: Any, namespace: str, follow: Any) -> None:
+async def test_a_pod_from_its_creation_to_its_end(kubectl: Kubectl, namespace: str, follow: Any) -> None:
     sink = await follow(namespace)
     before = time.time()
     await asyncio.to_thread(kubectl.apply, pod("p"), namespace=namespace)
@@ -165,7 +166,7 @@ async def test_a_pod_from_its_creation_to_its_end(kubectl: Any, namespace: str, 
 
 
 async def test_the_whole_cluster_and_a_list_of_namespaces(
-    kubectl: Any, make_namespace: Callable[[], str], follow: Any
+    kubectl: Kubectl, make_namespace: Callable[[], str], follow: Any
 ) -> None:
     first, second, other = make_namespace(), make_namespace(), make_namespace()
     for namespace in (first, second, other):

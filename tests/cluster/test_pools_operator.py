@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
 from nacl.signing import SigningKey
 from operator_process import Gateway, Operator
+from waiting import eventually_sync
 
 from kappa_core import manifests, pool, wire
 from kappa_core.function import Function
@@ -34,8 +36,8 @@ CODE = "import time\ndef handler(event, context):\n    time.sleep(event.get('sle
 class Namespace:
     """One namespace, its operator and the gateway that this test is."""
 
-    def __init__(self, kubectl: Any, name: str, eventually: Any, start: Callable[..., Operator]) -> None:
-        self.kubectl, self.name, self.eventually = kubectl, name, eventually
+    def __init__(self, kubectl: Kubectl, name: str, start: Callable[..., Operator]) -> None:
+        self.kubectl, self.name = kubectl, name
         self.key = SigningKey.generate()
         self.gateway = Gateway()
         self.start_operator = start
@@ -46,7 +48,7 @@ class Namespace:
         public_key = base64.b64encode(bytes(self.key.verify_key)).decode()
         pool_settings = {"POOL_SIZE": "2", "POOL_PUBLIC_KEY": public_key, "GATEWAYS": json.dumps([self.gateway.url])}
         self.operator = self.start_operator(self.name, **{**pool_settings, "VERIFY_CONCURRENCY": "0", **settings})
-        self.eventually(lambda: self.operator.said("demand stream connected"))
+        eventually_sync(lambda: self.operator.said("demand stream connected"))
         return self.operator
 
     def apply(self, name: str, **spec: Any) -> Function:
@@ -60,15 +62,14 @@ class Namespace:
         self.kubectl("delete", FUNCTIONS, name, namespace=self.name)
 
     def status(self, name: str) -> dict[str, Any]:
-        status: dict[str, Any] = self.kubectl.json("get", FUNCTIONS, name, namespace=self.name).get("status", {})
+        status: dict[str, Any] = self.kubectl.get("functions", name, namespace=self.name).get("status", {})
         return status
 
     def deployment(self, name: str) -> dict[str, Any] | None:
-        text = self.kubectl("get", "deployment", name, "--ignore-not-found", "-o", "json", namespace=self.name)
-        return json.loads(text) if text else None
+        return self.kubectl.find("deployments", name, namespace=self.name)
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = self.kubectl.items("get", "pods", "-l", selector, namespace=self.name)
+        items: list[dict[str, Any]] = self.kubectl.items("pods", selector, namespace=self.name)
         return items
 
     def free(self) -> list[dict[str, Any]]:
@@ -76,7 +77,7 @@ class Namespace:
         return [pod for pod in self.pods("kappa.run/pool=python3.13") if is_ready(pod) and not is_going(pod)]
 
     def wait_for_free(self, count: int = 2) -> list[dict[str, Any]]:
-        return self.eventually(lambda: (pods := self.free())[count - 1 :] and pods, timeout=60)  # type: ignore[no-any-return]
+        return eventually_sync(lambda: (pods := self.free())[count - 1 :] and pods, within=60)  # type: ignore[no-any-return]
 
     def specialize(self, function: Function, pod: dict[str, Any], event: Any = None, timeout: float = 30) -> Any:
         request_id = f"{secrets.token_hex(4)}-0000-4000-8000-{secrets.token_hex(6)}"
@@ -136,8 +137,7 @@ class Namespace:
         return True
 
     def is_gone(self, pod: dict[str, Any]) -> bool:
-        name = pod["metadata"]["name"]
-        return not self.kubectl("get", "pod", name, "--ignore-not-found", "-o", "name", namespace=self.name)
+        return self.kubectl.find("pods", pod["metadata"]["name"], namespace=self.name) is None
 
 
 def is_ready(pod: dict[str, Any]) -> bool:
@@ -155,13 +155,13 @@ def memory(pod: dict[str, Any]) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def crd(kubectl: Any) -> None:
+def crd(kubectl: Kubectl) -> None:
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     kubectl("wait", "--for=condition=Established", f"crd/{FUNCTIONS}", "--timeout=30s")
 
 
 @pytest.fixture
-def place(namespace: str, kubectl: Any, kubeconfig: str, eventually: Any, tmp_path: Path) -> Iterator[Namespace]:
+def place(namespace: str, kubectl: Kubectl, kubeconfig: str, tmp_path: Path) -> Iterator[Namespace]:
     started: list[Operator] = []
 
     def start(name: str, **settings: str) -> Operator:
@@ -170,7 +170,7 @@ def place(namespace: str, kubectl: Any, kubeconfig: str, eventually: Any, tmp_pa
         started.append(process)
         return process
 
-    place = Namespace(kubectl, namespace, eventually, start)
+    place = Namespace(kubectl, namespace, start)
     yield place
     place.gateway.close()
     for process in started:
@@ -181,7 +181,7 @@ def place(namespace: str, kubectl: Any, kubeconfig: str, eventually: Any, tmp_pa
 
 def test_a_pool_is_there_while_a_function_uses_it(place: Namespace) -> None:
     place.apply("token", serviceAccountName="default")
-    place.eventually(lambda: place.status("token").get("coldStart"))
+    eventually_sync(lambda: place.status("token").get("coldStart"))
     assert "serviceAccountName" in place.status("token")["coldStart"]["reason"]
     assert place.deployment(place.pool) is None
 
@@ -199,15 +199,15 @@ def test_a_pool_is_there_while_a_function_uses_it(place: Namespace) -> None:
     place.operator.stop()
     place.delete("hello")
     place.start()
-    place.eventually(lambda: place.deployment(place.pool) is None, timeout=40)
+    eventually_sync(lambda: place.deployment(place.pool) is None, within=40)
 
 
 def test_pools_that_are_turned_off_go(place: Namespace) -> None:
     place.apply("hello")
-    place.eventually(lambda: place.deployment(place.pool))
+    eventually_sync(lambda: place.deployment(place.pool))
     place.operator.stop()
     place.start(POOL_SIZE="0")
-    place.eventually(lambda: place.deployment(place.pool) is None, timeout=40)
+    eventually_sync(lambda: place.deployment(place.pool) is None, within=40)
     assert "off" in place.status("hello")["coldStart"]["reason"]
 
 
@@ -216,7 +216,7 @@ def test_a_claimed_pod_becomes_the_functions_own(place: Namespace) -> None:
     pod, other = place.wait_for_free(2)[:2]
     place.claim(function, pod, in_flight=1)
     assert place.specialize(function, pod, {"a": 1}) == {"echo": {"a": 1}}
-    place.eventually(lambda: place.is_adopted("hello", pod), timeout=60)
+    eventually_sync(lambda: place.is_adopted("hello", pod), within=60)
     place.claim(function)
     # The pool is full again, and larger for a while.
     free = place.wait_for_free(3)
@@ -227,15 +227,15 @@ def test_a_claimed_pod_becomes_the_functions_own(place: Namespace) -> None:
         assert memory(now) == ("95Mi", "96Mi")
         return bool(now["status"]["containerStatuses"][0]["restartCount"] == 0)
 
-    place.eventually(resized)
+    eventually_sync(resized)
     assert place.invoke(pod, {"b": 2}) == {"echo": {"b": 2}}
-    status = place.eventually(lambda: (s := place.status("hello")).get("readyReplicas") and s)
+    status = eventually_sync(lambda: (s := place.status("hello")).get("readyReplicas") and s)
     assert {c["type"]: c["status"] for c in status["conditions"]} == {"Ready": "True", "CodeAvailable": "True", "Progressing": "False"}  # fmt: skip
 
     # From here on it is a pod like any other.
     place.kubectl("rollout", "restart", "deployment", "fn-hello", namespace=place.name)
     place.kubectl("rollout", "status", "deployment", "fn-hello", "--timeout=60s", namespace=place.name)
-    place.eventually(lambda: place.is_gone(pod), timeout=60)
+    eventually_sync(lambda: place.is_gone(pod), within=60)
 
 
 def test_a_burst_is_adopted_as_a_whole_and_goes_with_the_scale(place: Namespace) -> None:
@@ -246,9 +246,9 @@ def test_a_burst_is_adopted_as_a_whole_and_goes_with_the_scale(place: Namespace)
     place.claim(function, *pods, in_flight=4)
     for pod in pods:
         place.specialize(function, pod)
-    place.eventually(lambda: place.is_adopted("hello", *pods), timeout=90)
+    eventually_sync(lambda: place.is_adopted("hello", *pods), within=90)
     place.gateway.say()
-    place.eventually(lambda: all(place.is_gone(pod) for pod in pods), timeout=60)
+    eventually_sync(lambda: all(place.is_gone(pod) for pod in pods), within=60)
     assert place.deployment("fn-hello")["spec"]["replicas"] == 0  # type: ignore[index]
 
 
@@ -257,7 +257,7 @@ def test_a_pod_whose_gateway_died_goes_and_its_invocation_ends(place: Namespace)
     pod = place.wait_for_free(1)[0]
     place.specialize(function, pod)
     began = time.monotonic()
-    place.eventually(lambda: place.is_gone(pod), timeout=35)
+    eventually_sync(lambda: place.is_gone(pod), within=35)
     assert time.monotonic() - began < 30
     assert not place.pods("kappa.run/function=hello")
     place.wait_for_free(2)
@@ -269,7 +269,7 @@ def test_a_pod_of_an_earlier_spec_is_not_adopted(place: Namespace) -> None:
     place.specialize(function, pod)
     place.apply("hello", timeout="7s")
     place.claim(function, pod)
-    place.eventually(lambda: place.is_gone(pod), timeout=30)
+    eventually_sync(lambda: place.is_gone(pod), within=30)
     assert place.operator.said("a pool pod is retired")
 
 
@@ -280,7 +280,7 @@ def test_a_pod_of_a_deleted_function_goes(place: Namespace) -> None:
     place.specialize(function, pod)
     place.delete("hello")
     place.claim(function, pod)
-    place.eventually(lambda: place.is_gone(pod), timeout=30)
+    eventually_sync(lambda: place.is_gone(pod), within=30)
 
 
 def test_no_more_than_max_replicas_are_adopted(place: Namespace) -> None:
@@ -294,7 +294,7 @@ def test_no_more_than_max_replicas_are_adopted(place: Namespace) -> None:
         left = [pod for pod in pods if not place.is_gone(pod)]
         return len(left) == 1 and place.is_adopted("hello", left[0])
 
-    place.eventually(one_is_left, timeout=60)
+    eventually_sync(one_is_left, within=60)
 
 
 def test_a_pod_that_says_it_is_anothers_is_not_believed(place: Namespace) -> None:
@@ -302,7 +302,7 @@ def test_a_pod_that_says_it_is_anothers_is_not_believed(place: Namespace) -> Non
     pod = place.wait_for_free(1)[0]
     place.claim(victim, pod)
     place.specialize(function, pod)
-    place.eventually(lambda: place.is_gone(pod), timeout=35)
+    eventually_sync(lambda: place.is_gone(pod), within=35)
     assert not place.pods("kappa.run/function")
 
 
@@ -312,11 +312,11 @@ def test_an_operator_that_is_killed_leaves_its_work_to_the_next(place: Namespace
     pod = place.wait_for_free(1)[0]
     place.claim(function, pod, in_flight=1)
     place.specialize(function, pod)
-    place.eventually(lambda: place.operator.said(moment), interval=0.002)
+    eventually_sync(lambda: place.operator.said(moment), every=0.002)
     place.operator.stop(signal.SIGKILL)
     # Meanwhile the ReplicaSet's own pod may come up: then both are there until the first one is not needed any more.
     place.start()
-    place.eventually(lambda: place.is_adopted("hello", pod), timeout=90)
+    eventually_sync(lambda: place.is_adopted("hello", pod), within=90)
 
 
 def test_a_crashed_pod_from_a_pool_is_replaced(place: Namespace) -> None:
@@ -324,7 +324,7 @@ def test_a_crashed_pod_from_a_pool_is_replaced(place: Namespace) -> None:
     pod = place.wait_for_free(1)[0]
     place.claim(function, pod, in_flight=1)
     place.specialize(function, pod)
-    place.eventually(lambda: place.is_adopted("hello", pod), timeout=60)
+    eventually_sync(lambda: place.is_adopted("hello", pod), within=60)
     place.kubectl.exec_last(pod["metadata"]["name"], "/bin/sh", "-c", "kill -TERM 1", namespace=place.name)
-    place.eventually(lambda: place.is_gone(pod), timeout=60)
-    place.eventually(lambda: [p for p in place.pods("kappa.run/function=hello") if is_ready(p)], timeout=60)
+    eventually_sync(lambda: place.is_gone(pod), within=60)
+    eventually_sync(lambda: [p for p in place.pods("kappa.run/function=hello") if is_ready(p)], within=60)

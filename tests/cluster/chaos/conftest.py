@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from chaos import GATEWAY, OPERATOR, POD, QUEUE, Kill, PlannedKill
+from kubectl import Kubectl
 
 SYSTEM = "kappa-system"
 SUPPORT = Path(__file__).resolve().parents[2] / "support"
@@ -99,7 +100,7 @@ class Killer:
     """Kills pods, each in one of two ways: its deletion by force, or SIGKILL for its first process where this machine
     is the node, so that the kubelet starts it anew in place."""
 
-    kubectl: Any  # conftest's classes cannot be imported from here
+    kubectl: Kubectl
     namespace: str
     """Where the functions are."""
 
@@ -108,7 +109,7 @@ class Killer:
         namespace, selector = self._where(planned.what)
         pods = {
             pod["metadata"]["name"]: pod["metadata"]["uid"]
-            for pod in self.kubectl.items("get", "pods", "-l", selector, namespace=namespace)
+            for pod in self.kubectl.items("pods", selector, namespace=namespace)
             if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") == "Running"
         }
         name = planned.among(list(pods))
@@ -151,12 +152,12 @@ def first_processes(pod_uid: str) -> list[int]:
 
 
 @pytest.fixture
-def killer(kubectl: Any, namespace: str) -> Callable[[PlannedKill], Kill | None]:
+def killer(kubectl: Kubectl, namespace: str) -> Callable[[PlannedKill], Kill | None]:
     return Killer(kubectl, namespace)
 
 
 @pytest.fixture
-def functions(kubectl: Any, namespace: str) -> Callable[..., None]:
+def functions(kubectl: Kubectl, namespace: str) -> Callable[..., None]:
     """Applies the collector and the given functions: name → arguments of `function`."""
 
     def apply(max_attempts: int, **wanted: Mapping[str, Any]) -> None:
@@ -171,7 +172,7 @@ def functions(kubectl: Any, namespace: str) -> Callable[..., None]:
 
 
 @pytest.fixture
-def told(kubectl: Any, namespace: str) -> Callable[[], str]:
+def told(kubectl: Kubectl, namespace: str) -> Callable[[], str]:
     """What the collector was told, by the API server's proxy: it need not be reached from here."""
     path = f"/api/v1/namespaces/{namespace}/services/{COLLECTOR}:8080/proxy/runs"
     return lambda: str(kubectl("get", "--raw", path))

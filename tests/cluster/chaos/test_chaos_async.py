@@ -14,8 +14,9 @@ import aiohttp
 import pytest
 from chaos import GATEWAY, OPERATOR, POD, QUEUE, Kill, Ledger, PlannedKill, Rules, judge, planned_events, planned_kills
 from chaos_client import ChaosClient, runs
+from waiting import eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 EVENTS = int(os.environ.get("KAPPA_CHAOS_EVENTS", "700"))
 SEED = int(os.environ.get("KAPPA_CHAOS_SEED", "1"))
@@ -35,7 +36,6 @@ async def test_no_event_is_lost_while_every_part_is_killed(
     told: Callable[[], str],
     namespace: str,
     gateway_url: str,
-    eventually: Any,
 ) -> None:
     await asyncio.to_thread(
         functions,
@@ -45,7 +45,7 @@ async def test_no_event_is_lost_while_every_part_is_killed(
         slow={"work": 2.0, "scaling": {"maxReplicas": 2}, "concurrency": 3},
         web={"work": 0.1, "scaling": {"maxReplicas": 1}, "concurrency": 10},
     )
-    await eventually.soon(_known(gateway_url, namespace), timeout=30)
+    await eventually(_known(gateway_url, namespace), within=30)
     ledger = Ledger()
 
     async def kill() -> None:

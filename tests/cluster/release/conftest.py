@@ -11,6 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from kubectl import Kubectl
+from waiting import eventually
 
 KIND = "functions.kappa.run"
 """In full: kubectl remembers other tests' CRDs of that plural for a while."""
@@ -34,7 +36,7 @@ class Answer:
 class Function:
     """A Function in the cluster, and what a user does with it."""
 
-    kubectl: Any  # conftest's classes cannot be imported from here
+    kubectl: Kubectl
     gateway: str
     namespace: str
     name: str
@@ -86,16 +88,15 @@ class Function:
         """Of its asynchronous invocations."""
         return f"{self.gateway}/v1/namespaces/{self.namespace}/functions/{self.name}/async"
 
-    async def submit(self, event: object = None, **headers: str) -> str:
-        """An asynchronous invocation: its request id, once a gateway that has heard of the Function took it."""
-        deadline = time.monotonic() + 10
-        while True:
+    async def submit(self, event: object = None, timeout: float = 10, **headers: str) -> str:
+        """An asynchronous invocation: its request id, once a gateway that knows the Function accepts it."""
+
+        async def accepted() -> str:
             answer = await self.try_to_submit(event, **headers)
-            if answer.status == 202:
-                return answer.headers["x-amzn-requestid"]
-            assert answer.status in (404, 503), f"{answer.status} {answer.body!r}"
-            assert time.monotonic() < deadline, f"{answer.status} {answer.body!r}"
-            await asyncio.sleep(0.1)
+            assert answer.status == 202, f"{answer.status} {answer.body!r}"
+            return str(answer.headers["x-amzn-requestid"])
+
+        return await eventually(accepted, "202", within=timeout, every=0.1)
 
     async def try_to_submit(self, event: object = None, **headers: str) -> Answer:
         return await self._invoke(event, 30, {"X-Amz-Invocation-Type": "Event", **headers})
@@ -116,17 +117,16 @@ class Function:
 
     async def ended(self, request_id: str, timeout: float = 60) -> dict[str, Any]:
         """The same, once it has ended. The gateway may be away meanwhile."""
-        deadline = time.monotonic() + timeout
-        last: object = None
-        while True:
+
+        async def final() -> dict[str, Any]:
             try:
-                last = event = await self.event(request_id)
-                if event["status"] in ("succeeded", "failed", "expired"):
-                    return event
-            except (AssertionError, aiohttp.ClientError, TimeoutError) as error:
-                last = error
-            assert time.monotonic() < deadline, f"{request_id} has not ended within {timeout} s: {last!r}"
-            await asyncio.sleep(0.1)
+                event = await self.event(request_id)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise AssertionError(repr(error)) from error
+            assert event["status"] in ("succeeded", "failed", "expired"), event
+            return event
+
+        return await eventually(final, f"the end of {request_id}", within=timeout, every=0.1)
 
     async def _get(self, url: str) -> Answer:
         connector = aiohttp.TCPConnector(force_close=True)
@@ -137,7 +137,7 @@ class Function:
             return Answer(answer.status, answer.headers.copy(), await answer.read())
 
     def get(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.kubectl.json("get", KIND, self.name, namespace=self.namespace)
+        found: dict[str, Any] = self.kubectl.get("functions", self.name, namespace=self.namespace)
         return found
 
     def condition(self, kind: str = "Ready") -> dict[str, Any]:
@@ -154,30 +154,32 @@ class Function:
 
     def pods(self) -> list[dict[str, Any]]:
         """Its pods that are not on their way out."""
-        found = self.kubectl.items("get", "pods", "-l", f"kappa.run/function={self.name}", namespace=self.namespace)
+        found = self.kubectl.items("pods", f"kappa.run/function={self.name}", namespace=self.namespace)
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def settled(self) -> list[dict[str, Any]]:
         """Its pods, once they are what its Deployment wants, ready, and no other ones: for a moment after a cold start a
         pod from a warm pool and the one begun in its place are both there. Else an AssertionError."""
         pods = self.pods()
-        deployment = self.kubectl.json("get", "deployment", f"fn-{self.name}", namespace=self.namespace)
+        deployment = self.kubectl.get("deployments", f"fn-{self.name}", namespace=self.namespace)
         ready = deployment["status"].get("readyReplicas", 0)
         assert len(pods) == deployment["spec"]["replicas"] == ready > 0, f"{len(pods)} pods, {ready} ready"
         assert all(pod["metadata"].get("ownerReferences") for pod in pods), "one is adrift"
         return pods
 
     async def known(self) -> None:
-        """Wait until the gateways have heard of it; each connection may be to another one."""
-        deadline, heard = time.monotonic() + 10, 0
-        while heard < 8:
-            answer = await self._invoke({}, 10, {"X-Amz-Invocation-Type": "DryRun"})
-            heard = heard + 1 if answer.status != 404 else 0
-            assert time.monotonic() < deadline, f"{answer.status} {answer.body!r}"
-            await asyncio.sleep(0.02)
+        """Wait until the gateways know it. Each connection may be to another one: eight in a row reach them all."""
+
+        async def eight_in_a_row() -> bool:
+            for _ in range(8):
+                answer = await self._invoke({}, 10, {"X-Amz-Invocation-Type": "DryRun"})
+                assert answer.status != 404, f"{answer.status} {answer.body!r}"
+            return True
+
+        await eventually(eight_in_a_row, within=10)
 
     def wanted_replicas(self) -> int:
-        deployment = self.kubectl.json("get", "deployment", f"fn-{self.name}", namespace=self.namespace)
+        deployment = self.kubectl.get("deployments", f"fn-{self.name}", namespace=self.namespace)
         return int(deployment["spec"]["replicas"])
 
     def is_verified(self) -> bool:
@@ -195,7 +197,7 @@ def home(make_namespace: Callable[[], str]) -> str:
 
 
 @pytest.fixture
-def new_function(kubectl: Any, gateway_url: str, home: str) -> Iterator[Callable[..., Function]]:
+def new_function(kubectl: Kubectl, gateway_url: str, home: str) -> Iterator[Callable[..., Function]]:
     """`new_function(code=…, scaling=…)` applies a Function of a name of its own; deleted after the test."""
     made: list[Function] = []
 
@@ -281,13 +283,13 @@ def load() -> LoadMaker:
     return LoadMaker()
 
 
-def gateway_pods(kubectl: Any) -> list[dict[str, Any]]:
+def gateway_pods(kubectl: Kubectl) -> list[dict[str, Any]]:
     selector = "app.kubernetes.io/name=kappa,app.kubernetes.io/component=gateway"
-    found = kubectl.items("get", "pods", "-l", selector, namespace="kappa-system")
+    found = kubectl.items("pods", selector, namespace="kappa-system")
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 @pytest.fixture
-def gateways(kubectl: Any, gateway_url: str) -> Callable[[], list[dict[str, Any]]]:
+def gateways(kubectl: Kubectl, gateway_url: str) -> Callable[[], list[dict[str, Any]]]:
     """The gateway's pods now."""
     return lambda: gateway_pods(kubectl)

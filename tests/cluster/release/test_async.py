@@ -1,4 +1,4 @@
-"""Asynchronous invocations: nothing that was answered 202 is lost, whatever stops, and nothing runs twice without need.
+"""Asynchronous invocations and their destinations.
 
 The release is installed with short delays (`IMPATIENT` in the conftest above).
 """
@@ -18,12 +18,12 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from kubectl import Kubectl
+from waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.cluster
 
 SYSTEM = "kappa-system"
-NATS = "statefulset/kappa-nats"
-GATEWAY_PODS = ("-l", "app.kubernetes.io/name=kappa,app.kubernetes.io/component=gateway")
 
 ECHO = """
 def handler(event, context):
@@ -83,10 +83,10 @@ asyncio.run(main())
 
 
 def test_boto3_gets_202_and_the_function_runs_with_that_request_id(
-    new_function: Callable[..., Any], gateway_url: str, eventually: Any
+    new_function: Callable[..., Any], gateway_url: str
 ) -> None:
     function = new_function(ECHO)
-    eventually(function.is_verified, timeout=30)  # and no pod is left of that: it runs from zero
+    eventually_sync(function.is_verified, within=30)  # and no pod is left of that: it runs from zero
     client = boto3.client(
         "lambda",
         endpoint_url=gateway_url,
@@ -149,7 +149,7 @@ async def test_a_backlog_scales_out_and_a_key_makes_an_event_once(new_function: 
 # -- destinations
 
 
-async def test_functions_form_a_chain(new_function: Callable[..., Any], eventually: Any) -> None:
+async def test_functions_form_a_chain(new_function: Callable[..., Any]) -> None:
     second = new_function("def handler(event, context): return event")
     first = new_function(ECHO, **{"async": {"onSuccess": {"function": {"name": second.name}}}})
     request_id = await first.submit({"n": 1})
@@ -157,7 +157,7 @@ async def test_functions_form_a_chain(new_function: Callable[..., Any], eventual
     async def arrived() -> Any:
         return await second.events()
 
-    (event,) = await eventually.soon(arrived, timeout=60)
+    (event,) = await eventually(arrived, within=60)
     record = (await second.ended(event["requestId"]))["result"]
     assert record["requestContext"] | {"requestId": request_id, "condition": "Success"} == record["requestContext"]
     assert record["requestContext"]["approximateInvokeCount"] == 1
@@ -167,7 +167,7 @@ async def test_functions_form_a_chain(new_function: Callable[..., Any], eventual
 
 
 def start_pod(
-    kubectl: Any, name: str, namespace: str, image: str, program: list[str], **container: Any
+    kubectl: Kubectl, name: str, namespace: str, image: str, program: list[str], **container: Any
 ) -> Callable[[], list[str]]:
     """A pod that meets the restricted Pod Security level; what it answers is what it has printed, line by line."""
     image = f"{os.environ.get('KAPPA_TEST_REGISTRY', 'kappa')}/{image}:{os.environ.get('KAPPA_TEST_TAG', 'dev')}"
@@ -186,18 +186,18 @@ def start_pod(
 
 
 @pytest.fixture
-def receiver(kubectl: Any, home: str) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+def receiver(kubectl: Kubectl, home: str) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
     """A web server in a pod that refuses the first request: its address, and what it got."""
     ready = {"tcpSocket": {"port": 8000}, "periodSeconds": 1}
     lines = start_pod(kubectl, "receiver", home, "runtime-python", ["python3", "-c", RECEIVER], readinessProbe=ready)
-    address = kubectl("get", "pod", "receiver", "-o", "jsonpath={.status.podIP}", namespace=home)
+    address = kubectl.get("pods", "receiver", namespace=home)["status"]["podIP"]
     host = f"[{address}]" if ":" in address else address
     yield f"http://{host}:8000/orders?a=1", lambda: [json.loads(line) for line in lines()]
     kubectl("delete", "pod", "receiver", "--wait=false", namespace=home)
 
 
 @pytest.fixture
-def listener(kubectl: Any, release: Any, eventually: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def listener(kubectl: Kubectl, release: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """What comes to the subjects orders.> of the chart's NATS."""
     env = [
         {"name": f"NATS_{key.upper()}", "valueFrom": {"secretKeyRef": {"name": "kappa-nats", "key": key}}}
@@ -205,17 +205,17 @@ def listener(kubectl: Any, release: Any, eventually: Any) -> Iterator[Callable[[
     ]
     program = ["/opt/kappa/bin/python", "-c", LISTENER]
     lines = start_pod(kubectl, "kappa-test-listener", SYSTEM, "gateway", program, env=env)
-    eventually(lambda: "listening" in lines(), timeout=30)
+    eventually_sync(lambda: "listening" in lines(), within=30)
     yield lambda: [json.loads(line) for line in lines()[1:]]
     kubectl("delete", "pod", "kappa-test-listener", "--wait=false", namespace=SYSTEM)
 
 
 async def test_a_subject_of_nats_gets_the_record(
-    new_function: Callable[..., Any], listener: Callable[[], list[dict[str, Any]]], eventually: Any
+    new_function: Callable[..., Any], listener: Callable[[], list[dict[str, Any]]]
 ) -> None:
     function = new_function(ECHO, **{"async": {"onSuccess": {"nats": {"subject": "orders.done"}}}})
     request_id = await function.submit({"n": 1})
-    (message,) = await asyncio.to_thread(eventually, listener, 60)
+    (message,) = await asyncio.to_thread(eventually_sync, listener, within=60)
     assert message["subject"] == "orders.done"
     assert message["record"]["requestContext"]["requestId"] == request_id
     assert message["record"]["responsePayload"] == {"event": {"n": 1}, "id": request_id}
@@ -224,15 +224,14 @@ async def test_a_subject_of_nats_gets_the_record(
 async def test_a_web_address_gets_a_signed_cloud_event_until_it_takes_it(
     new_function: Callable[..., Any],
     receiver: tuple[str, Callable[[], list[dict[str, Any]]]],
-    kubectl: Any,
-    eventually: Any,
+    kubectl: Kubectl,
 ) -> None:
     address, received = receiver
     code = "def handler(event, context): raise KeyError('order')"
     hears = {"maxAttempts": 1, "onFailure": {"http": {"url": address}}}
     function = new_function(code, **{"async": hears})
     request_id = await function.submit({"n": 1})
-    first, second = await asyncio.to_thread(eventually, lambda: len(received()) == 2 and received(), 60)
+    first, second = await asyncio.to_thread(eventually_sync, lambda: len(received()) == 2 and received(), within=60)
     assert first["headers"]["webhook-id"] == second["headers"]["webhook-id"], "a repetition cannot be told"
     body = base64.b64decode(second["body"])
     headers = second["headers"]
@@ -245,100 +244,12 @@ async def test_a_web_address_gets_a_signed_cloud_event_until_it_takes_it(
     )
     assert record["responsePayload"]["errorType"] == "KeyError"
     # As a receiver checks it, with the namespace's key, which it was given.
-    secret = kubectl.json("get", "secret", "kappa-signing", namespace=SYSTEM)["data"]["signing-key"]
+    secret = kubectl.get("secrets", "kappa-signing", namespace=SYSTEM)["data"]["signing-key"]
     key = hmac.digest(base64.b64decode(secret), f"kappa-webhook/{function.namespace}".encode(), hashlib.sha256)
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
     assert hmac.compare_digest(headers["webhook-signature"], expected)
     assert abs(time.time() - int(headers["webhook-timestamp"])) < 120
-
-
-# -- what stops, and what goes on
-
-
-async def test_events_wait_while_nats_is_away_and_other_invocations_go_on(
-    new_function: Callable[..., Any], kubectl: Any, eventually: Any
-) -> None:
-    function = new_function(COUNTING, scaling={"maxReplicas": 2, "keepWarm": "1m"})
-    ids = [await function.submit({"name": str(number), "sleep": 0.5}) for number in range(12)]
-    await asyncio.to_thread(kubectl, "scale", NATS, "--replicas=0", namespace=SYSTEM)
-    try:
-        await asyncio.to_thread(kubectl, "wait", "pod/kappa-nats-0", "--for=delete", "--timeout=60s", namespace=SYSTEM)
-
-        async def refused() -> Any:
-            answer = await function.try_to_submit({"name": "late"})
-            assert answer.status == 503, f"{answer.status} {answer.body!r}"
-            return answer
-
-        answer = await eventually.soon(refused, timeout=20)
-        assert answer.headers["x-amzn-errortype"] == "ServiceUnavailableException"
-        assert "the queue of asynchronous invocations" in answer.json()["Message"]
-        assert (await function.invoke({"name": "sync"})).json() == 1
-    finally:
-        await asyncio.to_thread(kubectl, "scale", NATS, "--replicas=1", namespace=SYSTEM)
-    ids.append(await _accepted_again(function, {"name": "after"}))
-    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 13
-
-
-async def test_events_outlive_the_sudden_death_of_nats(
-    new_function: Callable[..., Any], kubectl: Any, eventually: Any
-) -> None:
-    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "1m"})
-    ids = [await function.submit({"name": str(number), "sleep": 0.3}) for number in range(20)]
-    await asyncio.to_thread(kubectl, "delete", "pod", "kappa-nats-0", "--grace-period=0", "--force", namespace=SYSTEM)
-    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 20
-
-
-async def test_killed_gateways_neither_lose_a_running_event_nor_run_it_twice(
-    new_function: Callable[..., Any], kubectl: Any
-) -> None:
-    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "2m"})
-    assert (await function.invoke({"name": "warm"})).status == 200
-    request_id = await function.submit({"name": "slow", "sleep": 8})
-    waiting = await function.submit({"name": "waiting"})
-    await _status(function, request_id, "running")
-    # all of them: whichever has it in hand
-    await asyncio.to_thread(kubectl, "delete", "pods", *GATEWAY_PODS, "--grace-period=0", "--force", namespace=SYSTEM)
-    await asyncio.to_thread(kubectl, "rollout", "status", "deployment/kappa-gateway", "--timeout=90s", namespace=SYSTEM)
-    events = await asyncio.gather(function.ended(request_id), function.ended(waiting))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 2
-    runs = {name: (await function.invoke({"name": name})).json() - 1 for name in ("slow", "waiting")}
-    assert runs == {"slow": 1, "waiting": 1}
-
-
-async def test_an_upgrade_keeps_events_and_keys(new_function: Callable[..., Any], release: Any, kubectl: Any) -> None:
-    def secrets() -> list[Any]:
-        names = ("kappa-nats", "kappa-signing", "kappa-pools")
-        return [kubectl.json("get", "secret", name, namespace=SYSTEM)["data"] for name in names]
-
-    function = new_function(COUNTING, scaling={"maxReplicas": 1, "keepWarm": "2m"})
-    ids = [await function.submit({"name": str(number), "sleep": 0.5}) for number in range(30)]
-    before = secrets()
-    roll = "gateway.podAnnotations.roll=async,queue.nats.podAnnotations.roll=async"
-    await asyncio.to_thread(release.install, f"--set-string={roll}")
-    events = await asyncio.gather(*(function.ended(request_id) for request_id in ids))
-    assert [(event["status"], event["result"]) for event in events] == [("succeeded", 1)] * 30
-    assert secrets() == before
-
-
-async def _accepted_again(function: Any, event: object) -> str:
-    deadline = time.monotonic() + 60
-    while True:
-        answer = await function.try_to_submit(event)
-        if answer.status == 202:
-            return str(answer.headers["x-amzn-requestid"])
-        assert answer.status == 503, f"{answer.status} {answer.body!r}"
-        assert time.monotonic() < deadline, f"{answer.status} {answer.body!r}"
-        await asyncio.sleep(0.2)
-
-
-async def _status(function: Any, request_id: str, status: str) -> None:
-    deadline = time.monotonic() + 30
-    while (event := await function.event(request_id))["status"] != status:
-        assert time.monotonic() < deadline, event
-        await asyncio.sleep(0.1)
 
 
 async def kappa(*arguments: str, gateway: str) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
+from waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.cluster
 
@@ -13,7 +15,7 @@ SECONDS = 20
 
 
 async def check_broken_then_mended(
-    function: Any, eventually: Any, reason: str, says: list[str], mended: Mapping[str, Any], status: int
+    function: Any, reason: str, says: list[str], mended: Mapping[str, Any], status: int
 ) -> None:
     def told() -> bool:
         condition = function.condition()
@@ -25,7 +27,7 @@ async def check_broken_then_mended(
         assert reason in events, f"no Event says {reason}:\n{text}"
         return True
 
-    eventually(told, timeout=SECONDS)
+    eventually_sync(told, within=SECONDS)
     answer = await function.invoke(timeout=20)
     assert answer.status == status, answer
     if status == 502:
@@ -39,18 +41,18 @@ async def check_broken_then_mended(
         answer = await function.invoke(timeout=30)
         return (answer.status, answer.body) == (200, b'"mended"')
 
-    await eventually.soon(answers, timeout=SECONDS)
-    eventually(lambda: function.condition()["status"] == "True", timeout=SECONDS)
+    await eventually(answers, within=SECONDS)
+    eventually_sync(lambda: function.condition()["status"] == "True", within=SECONDS)
 
 
-async def test_an_unknown_runtime(new_function: Callable[..., Any], eventually: Any) -> None:
+async def test_an_unknown_runtime(new_function: Callable[..., Any]) -> None:
     function = new_function(GOOD, runtime="cobol85")
     await check_broken_then_mended(
-        function, eventually, "UnknownRuntime", ["cobol85", "python3.13"], {"runtime": "python3.13"}, 502
+        function, "UnknownRuntime", ["cobol85", "python3.13"], {"runtime": "python3.13"}, 502
     )
 
 
-async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: Any, eventually: Any) -> None:
+async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: Kubectl) -> None:
     name = f"late-{secrets.token_hex(3)}"
     function = new_function({"configMap": {"name": name}})
 
@@ -58,25 +60,25 @@ async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: An
         text = function.describe()
         return "ConfigMapNotFound" in text and name in text
 
-    eventually(told, timeout=SECONDS)
+    eventually_sync(told, within=SECONDS)
     answer = await function.invoke(timeout=20)
     assert answer.status == 502
     assert name in answer.json()["Message"]
     # nobody touches the Function: the ConfigMap coming is enough
     manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
     kubectl.apply({**manifest, "data": {"main.py": GOOD}}, namespace=function.namespace)
-    eventually(lambda: function.condition()["status"] == "True", timeout=SECONDS)
+    eventually_sync(lambda: function.condition()["status"] == "True", within=SECONDS)
     assert (await function.invoke()).json() == "mended"
     # and it may go again: pods that run keep it, new ones wait for it
     kubectl("delete", "configmap", name, namespace=function.namespace)
-    eventually(lambda: function.condition()["reason"] == "ConfigMapNotFound", timeout=SECONDS)
+    eventually_sync(lambda: function.condition()["reason"] == "ConfigMapNotFound", within=SECONDS)
 
 
-async def test_an_image_that_cannot_be_pulled(new_function: Callable[..., Any], eventually: Any) -> None:
+async def test_an_image_that_cannot_be_pulled(new_function: Callable[..., Any]) -> None:
     function = new_function(apply=False)
     function.apply(code={"image": {"ref": "example.invalid/no/such:1"}}, runtime=None, handler=None)
     await check_broken_then_mended(
-        function, eventually, "ImagePullFailed", ["example.invalid/no/such:1"], {"code": {"inline": GOOD}}, 502
+        function, "ImagePullFailed", ["example.invalid/no/such:1"], {"code": {"inline": GOOD}}, 502
     )
 
 
@@ -90,31 +92,27 @@ async def test_an_image_that_cannot_be_pulled(new_function: Callable[..., Any], 
     ],
     ids=["import error", "syntax error", "no such handler", "exit at import"],
 )
-async def test_a_handler_that_does_not_load(
-    new_function: Callable[..., Any], eventually: Any, code: str, says: list[str]
-) -> None:
+async def test_a_handler_that_does_not_load(new_function: Callable[..., Any], code: str, says: list[str]) -> None:
     function = new_function(code)
-    await check_broken_then_mended(function, eventually, "InitFailed", says, {"code": {"inline": GOOD}}, 200)
+    await check_broken_then_mended(function, "InitFailed", says, {"code": {"inline": GOOD}}, 200)
 
 
-async def test_a_secret_that_is_not_there(new_function: Callable[..., Any], kubectl: Any, eventually: Any) -> None:
+async def test_a_secret_that_is_not_there(new_function: Callable[..., Any], kubectl: Kubectl) -> None:
     env = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "no-such-secret", "key": "token"}}}]
     function = new_function(GOOD, env=env)
-    await check_broken_then_mended(function, eventually, "ConfigMissing", ["no-such-secret"], {"env": []}, 502)
+    await check_broken_then_mended(function, "ConfigMissing", ["no-such-secret"], {"env": []}, 502)
 
 
-async def test_a_pod_that_the_namespace_refuses(new_function: Callable[..., Any], eventually: Any) -> None:
+async def test_a_pod_that_the_namespace_refuses(new_function: Callable[..., Any]) -> None:
     template = {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}
     function = new_function(GOOD, podTemplate=template)
-    await check_broken_then_mended(function, eventually, "PodRejected", ["PodSecurity"], {"podTemplate": {}}, 502)
+    await check_broken_then_mended(function, "PodRejected", ["PodSecurity"], {"podTemplate": {}}, 502)
 
 
-async def test_new_code_that_does_not_load_leaves_the_old_pods_serving(
-    new_function: Callable[..., Any], eventually: Any
-) -> None:
+async def test_new_code_that_does_not_load_leaves_the_old_pods_serving(new_function: Callable[..., Any]) -> None:
     function = new_function(GOOD, scaling={"keepWarm": "1m"})
     assert (await function.invoke()).json() == "mended"
     function.apply(code={"inline": "import nothing_like_this"})
-    eventually(lambda: function.condition()["reason"] == "InitFailed", timeout=SECONDS)
+    eventually_sync(lambda: function.condition()["reason"] == "InitFailed", within=SECONDS)
     answer = await function.invoke()
     assert (answer.status, answer.body) == (200, b'"mended"')

@@ -22,6 +22,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from kubectl import Kubectl
+from waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.cluster
 
@@ -60,7 +62,7 @@ def web_image() -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def deaf(
-    kubectl: Any, home: str, web_image: dict[str, Any], find_gateway: Callable[[], str]
+    kubectl: Kubectl, home: str, web_image: dict[str, Any], find_gateway: Callable[[], str]
 ) -> Iterator[Future[tuple[int, str]]]:
     """A Function `deaf` that listens nowhere, and the answer of one who waits for it: begun first, since it takes 30 s."""
     code = {"image": {**web_image["image"], "port": 9999, "command": ["sleep", "600"]}}
@@ -69,20 +71,17 @@ def deaf(
     url = f"{find_gateway()}/fn/{home}/deaf/"
 
     def wait() -> tuple[int, str]:
-        for _ in range(100):
-            try:
-                with urllib.request.urlopen(url, timeout=90) as answer:
-                    return answer.status, answer.read().decode()
-            except urllib.error.HTTPError as error:
-                with error:
-                    status, text = error.code, error.read().decode()
-                if status != 404:
-                    return status, text
-            time.sleep(0.1)  # the gateway has not heard of it yet
-        raise AssertionError(f"the gateway does not come to know {url}")
+        try:
+            with urllib.request.urlopen(url, timeout=90) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, text = error.code, error.read().decode()
+        assert status != 404, f"the gateway does not know {url} yet"
+        return status, text
 
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(wait)
+        yield pool.submit(eventually_sync, wait)
     kubectl("delete", "function", "deaf", "--ignore-not-found", namespace=home)
 
 
@@ -99,7 +98,7 @@ def new_image_function(new_function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def test_a_lambda_image_cold_then_warm(
-    new_image_function: Callable[..., Any], lambda_image: dict[str, Any], kubectl: Any
+    new_image_function: Callable[..., Any], lambda_image: dict[str, Any], kubectl: Kubectl
 ) -> None:
     function = new_image_function(
         lambda_image,
@@ -146,7 +145,7 @@ async def test_a_lambda_image_that_ends_or_hangs_serves_again(
 
 
 async def test_a_lambda_image_is_drained_before_it_is_stopped(
-    new_image_function: Callable[..., Any], lambda_image: dict[str, Any], kubectl: Any, eventually: Any
+    new_image_function: Callable[..., Any], lambda_image: dict[str, Any], kubectl: Kubectl
 ) -> None:
     function = new_image_function(lambda_image)
     assert (await function.invoke()).status == 200
@@ -154,20 +153,21 @@ async def test_a_lambda_image_is_drained_before_it_is_stopped(
     name = pod["metadata"]["name"]
     slow = asyncio.create_task(function.invoke({"do": "sleep", "seconds": 4}))
     await asyncio.to_thread(
-        eventually, lambda: "'seconds': 4" in kubectl("logs", name, namespace=function.namespace), 10
+        eventually_sync,
+        lambda: "'seconds': 4" in kubectl("logs", name, namespace=function.namespace),
+        within=10,
+        every=0.3,
     )
     kubectl("delete", "pod", name, "--wait=false", namespace=function.namespace)
     assert (await function.invoke()).json()["calls"] == 1, "a new pod serves meanwhile"
     assert (await slow).json()["calls"] == 2
-    eventually(lambda: not kubectl("get", "pod", name, "--ignore-not-found", namespace=function.namespace), 10)
+    eventually_sync(lambda: kubectl.find("pods", name, namespace=function.namespace) is None, within=10)
 
 
 # protocol: http
 
 
-async def test_a_web_server_is_a_function(
-    new_image_function: Callable[..., Any], web_image: dict[str, Any], eventually: Any
-) -> None:
+async def test_a_web_server_is_a_function(new_image_function: Callable[..., Any], web_image: dict[str, Any]) -> None:
     function = new_image_function(web_image, concurrency=20, scaling={"maxReplicas": 1, "keepWarm": "1s"})
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session:
         async with session.get(f"{function.url}/") as answer:
@@ -199,12 +199,12 @@ async def test_a_web_server_is_a_function(
         refused = await function.invoke()
         assert refused.status == 400
         assert f"/fn/{function.namespace}/{function.name}/" in refused.json()["Message"]
-        eventually(lambda: not function.pods(), timeout=30)
+        eventually_sync(lambda: not function.pods(), within=30)
         assert await countdown() == "3\n2\n1\nliftoff!\n"
 
 
 async def test_a_web_server_changes_without_a_failed_request(
-    new_image_function: Callable[..., Any], web_image: dict[str, Any], eventually: Any
+    new_image_function: Callable[..., Any], web_image: dict[str, Any]
 ) -> None:
     function = new_image_function(web_image, concurrency=20)
     await function.known()
@@ -219,7 +219,7 @@ async def test_a_web_server_changes_without_a_failed_request(
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session, asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(ask(session))
-        await eventually.soon(lambda: asyncio.sleep(0, bool(statuses)))
+        await eventually(lambda: asyncio.sleep(0, bool(statuses)))
         old = {pod["metadata"]["name"] for pod in function.pods()}
         function.apply(env=[{"name": "CHANGED", "value": "yes"}])
 
@@ -227,9 +227,9 @@ async def test_a_web_server_changes_without_a_failed_request(
             now = {pod["metadata"]["name"] for pod in function.pods()}
             return bool(now) and not now & old
 
-        await asyncio.to_thread(eventually, changed, 30)
+        await asyncio.to_thread(eventually_sync, changed, within=30)
         seen = len(statuses)
-        await eventually.soon(lambda: asyncio.sleep(0, len(statuses) > seen + 4))
+        await eventually(lambda: asyncio.sleep(0, len(statuses) > seen + 4))
         stop.set()
     assert set(statuses) == {(200, "liftoff!\n")}
 
@@ -248,7 +248,7 @@ ARCHIVE = zipped("def handler(event, context): return 'from the archive'")
 
 
 @pytest.fixture(scope="module")
-def archive_url(kubectl: Any, home: str, web_image: dict[str, Any], eventually: Any) -> str:
+def archive_url(kubectl: Kubectl, home: str, web_image: dict[str, Any]) -> str:
     """`ARCHIVE`, served by a pod."""
     content = base64.b64encode(ARCHIVE).decode()
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -287,7 +287,7 @@ def archive_url(kubectl: Any, home: str, web_image: dict[str, Any], eventually: 
         namespace=home,
     )
     kubectl("wait", "pod/archive", "--for=condition=Ready", "--timeout=30s", namespace=home)
-    address = kubectl("get", "pod", "archive", "-o", "jsonpath={.status.podIP}", namespace=home)
+    address = kubectl.get("pods", "archive", namespace=home)["status"]["podIP"]
     return f"http://{address}:8000/code.zip"
 
 
@@ -306,7 +306,6 @@ async def test_what_is_broken_says_so(
     lambda_image: dict[str, Any],
     deaf: Future[tuple[int, str]],
     archive_url: str,
-    eventually: Any,
 ) -> None:
     # two are tried at a time, so the slow one comes last
     other_hash = new_function({"archive": {"url": archive_url, "sha256": "0" * 64}})
@@ -325,7 +324,7 @@ async def test_what_is_broken_says_so(
         return told
 
     async def soon(told: Callable[[], bool], timeout: float) -> None:
-        await asyncio.to_thread(eventually, told, timeout, 0.5)
+        await asyncio.to_thread(eventually_sync, told, within=timeout, every=0.5)
 
     found = hashlib.sha256(ARCHIVE).hexdigest()
     await soon(says(other_hash, "CodeUnreadable", archive_url, found), 20)

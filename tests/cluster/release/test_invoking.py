@@ -12,6 +12,8 @@ import aiohttp
 import boto3
 import pytest
 from botocore.config import Config
+from kubectl import Kubectl
+from waiting import eventually_sync
 
 pytestmark = pytest.mark.cluster
 
@@ -36,9 +38,7 @@ def handler(event, context):
 """
 
 
-async def test_apply_then_cold_then_warm_then_zero_then_cold_again(
-    new_function: Callable[..., Any], eventually: Any
-) -> None:
+async def test_apply_then_cold_then_warm_then_zero_then_cold_again(new_function: Callable[..., Any]) -> None:
     function = new_function(ECHO, scaling={"keepWarm": "3s"})
     # the first invocation may come before the operator has done anything: it waits
     first = await function.invoke({"n": 1})
@@ -46,35 +46,31 @@ async def test_apply_then_cold_then_warm_then_zero_then_cold_again(
     assert first.json()["arn"].endswith(f"function:{function.namespace}.{function.name}")
     assert 0 < first.json()["remaining"] <= 30_000
 
-    eventually(function.settled)
+    eventually_sync(function.settled)
     warm = await function.invoke({"n": 2})
     assert warm.json()["calls"] == 2, "the second invocation was not at the same process"
     assert function.condition()["status"] == "True"
 
-    eventually(lambda: function.wanted_replicas() == 0 and not function.pods(), timeout=30)
-    eventually(lambda: function.get()["status"]["replicas"] == 0)
+    eventually_sync(lambda: function.wanted_replicas() == 0 and not function.pods(), within=30)
+    eventually_sync(lambda: function.get()["status"]["replicas"] == 0)
     assert function.condition() | {"status": "True", "reason": "Deployed"} == function.condition()
 
     again = await function.invoke({"n": 3})
     assert (again.status, again.json()["calls"]) == (200, 1)
 
 
-async def test_a_cold_start_takes_about_as_long_as_kubernetes_takes(
-    new_function: Callable[..., Any], eventually: Any
-) -> None:
+async def test_a_cold_start_takes_about_as_long_as_kubernetes_takes(new_function: Callable[..., Any]) -> None:
     function = new_function(scaling={"keepWarm": "1s"})
-    eventually(function.is_verified, timeout=30)
+    eventually_sync(function.is_verified, within=30)
     started = time.monotonic()
     assert (await function.invoke()).status == 200
     # p50 is near half a second here; this only guards against waiting for a probe or a poll somewhere on the way
     assert time.monotonic() - started < 5
 
 
-async def test_kubectl_get_shows_what_a_user_asks_first(
-    new_function: Callable[..., Any], kubectl: Any, eventually: Any
-) -> None:
+async def test_kubectl_get_shows_what_a_user_asks_first(new_function: Callable[..., Any], kubectl: Kubectl) -> None:
     function = new_function()
-    eventually(lambda: function.condition()["status"] == "True")
+    eventually_sync(lambda: function.condition()["status"] == "True")
     header, row = kubectl("get", "functions.kappa.run", function.name, namespace=function.namespace).splitlines()
     assert header.split() == ["NAME", "RUNTIME", "READY", "REPLICAS", "URL", "AGE"]
     assert row.split()[:3] == [function.name, "python3.13", "True"]
@@ -133,7 +129,7 @@ async def test_the_function_url_gives_and_takes_http(new_function: Callable[...,
     assert text == "/orders/7?a=1&b=2 text"
 
 
-async def test_a_configmap_brings_several_files(new_function: Callable[..., Any], kubectl: Any, home: str) -> None:
+async def test_a_configmap_brings_several_files(new_function: Callable[..., Any], kubectl: Kubectl, home: str) -> None:
     data = {
         "main.py": "import helper\ndef handler(event, context): return helper.greet()",
         "helper.py": "def greet(): return 'from a file'",

@@ -7,26 +7,28 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
+from waiting import eventually_sync
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone("schema")]
 
 SYSTEM = "kappa-system"
 CRD = "functions.kappa.run"
 
 
-def has_field(kubectl: Any, field: str) -> bool:
+def has_field(kubectl: Kubectl, field: str) -> bool:
     return (
         field
-        in kubectl.json("get", "crd", CRD)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"][
+        in kubectl.get("customresourcedefinitions", CRD)["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
             "properties"
-        ]
+        ]["spec"]["properties"]
     )
 
 
 async def test_an_upgrade_brings_the_new_crd_and_loses_no_request(
     new_function: Callable[..., Any],
     release: Any,
-    kubectl: Any,
+    kubectl: Kubectl,
     load: Any,
     gateways: Callable[[], list[dict[str, Any]]],
 ) -> None:
@@ -48,7 +50,7 @@ async def test_an_upgrade_brings_the_new_crd_and_loses_no_request(
 
 
 async def test_uninstalling_leaves_functions_and_pods_and_installing_picks_them_up(
-    new_function: Callable[..., Any], release: Any, kubectl: Any, eventually: Any, find_gateway: Callable[[], str]
+    new_function: Callable[..., Any], release: Any, kubectl: Kubectl, find_gateway: Callable[[], str]
 ) -> None:
     kept = new_function(scaling={"keepWarm": "5s"})
     deleted = new_function(scaling={"keepWarm": "1m"})
@@ -58,17 +60,19 @@ async def test_uninstalling_leaves_functions_and_pods_and_installing_picks_them_
         release.uninstall()
         part = ("-o", "name", "-l", "app.kubernetes.io/part-of=kappa")
         # gateways finish what they have before they go
-        eventually(lambda: not kubectl("get", "all,configmap,pdb", *part, namespace=SYSTEM).strip(), timeout=90)
+        eventually_sync(
+            lambda: not kubectl("get", "all,configmap,pdb", *part, namespace=SYSTEM).strip(), within=90, every=0.5
+        )
         assert not kubectl("get", "clusterrole,clusterrolebinding", *part).strip()
         # scaling down needs an operator that is there: both still run
         assert kept.get()["spec"]["handler"] == "main.handler"
         assert kept.pods()
         assert deleted.pods()
         kubectl("delete", "functions.kappa.run", deleted.name, "--timeout=20s", namespace=deleted.namespace)
-        eventually(lambda: not deleted.pods(), timeout=60)
+        eventually_sync(lambda: not deleted.pods(), within=60)
     finally:
         release.install()
-    eventually(lambda: kept.wanted_replicas() == 0 and not kept.pods(), timeout=60)
+    eventually_sync(lambda: kept.wanted_replicas() == 0 and not kept.pods(), within=60)
     again = dataclasses.replace(kept, gateway=find_gateway())
     assert (await again.invoke()).status == 200
     # the queue's volume stayed too

@@ -84,19 +84,31 @@ async def test_what_has_neither_label_is_left_out(api_server: Any, follow: Any, 
 
 async def test_the_other_gateways_come_with_name_and_address(api_server: Any, follow: Any, make_pod: Make) -> None:
     """The gateway's own pods lie in its own namespace, which need not be one that it serves."""
-    api_server.put(make_pod("gateway-a", namespace="kappa-system", ip="10.0.0.1"))
+
+    def ready(name: str, ip: str) -> Any:
+        conditions = [{"type": "Ready", "status": "True"}]
+        return make_pod(name, namespace="kappa-system", ip=ip, conditions=conditions)
+
+    api_server.put(ready("gateway-a", "10.0.0.1"))
     followed = follow("team-a", peers=("kappa-system", "app.kubernetes.io/component=gateway"))
     await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1"}, "the first gateway")
     watch = await eventually(
         lambda: next((one for one in api_server.watching("pods") if one.scope == "kappa-system"), None), "its watch"
     )
     assert watch.query["labelSelector"] == "app.kubernetes.io/component=gateway"
-    second = make_pod("gateway-b", namespace="kappa-system")
-    await watch.send("ADDED", api_server.put(second))
-    await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1", "gateway-b": None}, "the second gateway")
-    second = make_pod("gateway-b", namespace="kappa-system", ip="10.0.0.2")
+    # not ready yet, then ready, then terminating
+    await watch.send("ADDED", api_server.put(make_pod("gateway-b", namespace="kappa-system", ip="10.0.0.2")))
+    await watch.send("ADDED", api_server.put(ready("gateway-c", "10.0.0.3")))
+    await followed.sink.until(
+        lambda s: s.peers == {"gateway-a": "10.0.0.1", "gateway-c": "10.0.0.3"}, "the third gateway"
+    )
+    second = ready("gateway-b", "10.0.0.2")
     await watch.send("MODIFIED", api_server.put(second))
-    await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1", "gateway-b": "10.0.0.2"}, "its address")
+    await followed.sink.until(lambda s: s.peers.get("gateway-b") == "10.0.0.2", "its readiness")
+    third = ready("gateway-c", "10.0.0.3")
+    third["metadata"]["deletionTimestamp"] = "2024-01-01T00:00:01Z"
+    await watch.send("MODIFIED", api_server.put(third))
+    await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1", "gateway-b": "10.0.0.2"}, "its stop")
     await watch.send("DELETED", api_server.delete(second))
     await followed.sink.until(lambda s: s.peers == {"gateway-a": "10.0.0.1"}, "its end")
     assert not [pod for pod in followed.sink.pool_pods.values() if isinstance(pod, PoolPod)]

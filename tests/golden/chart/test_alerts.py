@@ -1,5 +1,4 @@
-"""The chart's alerts: they ask only for metrics, labels and values that there are, fire when they should, and are
-explained."""
+"""The chart's alerts: they use only existing metrics, labels and values, fire when they should, and are documented."""
 
 import re
 import shutil

@@ -1,6 +1,6 @@
 """The chart: golden renders of some sets of values, what values it refuses, and that its settings exist.
 
-`UPDATE_GOLDEN=1 pytest tests/golden/chart` writes the renders anew; read the difference before you commit it.
+`UPDATE_GOLDEN=1 pytest tests/golden/chart` updates the renders; read the difference before you commit it.
 """
 
 import base64
@@ -68,7 +68,7 @@ def test_the_chart_renders_as_in_the_golden_file(name: str) -> None:
         elif "template" in each.get("spec", {}):
             annotations = each["spec"]["template"]["metadata"].get("annotations", {})
             if KEY_HASH in annotations:
-                # of a key that each render makes anew
+                # of a key that each render generates
                 annotations[KEY_HASH] = f"{len(annotations[KEY_HASH])} digits"
         elif each["metadata"]["name"].endswith("-dashboard"):
             assert json.loads(each["data"].pop("kappa.json"))["title"] == "Kappa"
@@ -76,7 +76,7 @@ def test_the_chart_renders_as_in_the_golden_file(name: str) -> None:
     golden = HERE / name / "rendered.yaml"
     if os.environ.get("UPDATE_GOLDEN") == "1":
         golden.write_text(text, encoding="utf-8")
-    assert text == golden.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 writes it anew, if this change is meant"
+    assert text == golden.read_text(encoding="utf-8"), "UPDATE_GOLDEN=1 updates it, if the change is intended"
 
 
 @pytest.mark.helm

@@ -1,5 +1,7 @@
-"""Who reaches whom with `networkPolicy.enabled`, reckoned from the rendered policies: few clusters of tests enforce
-them."""
+"""Which connections `networkPolicy.enabled` allows, computed from the rendered policies.
+
+Few test clusters enforce policies.
+"""
 
 import os
 import shutil
@@ -28,8 +30,10 @@ class Pod:
 
 
 class Policies:
-    """Kubernetes' rules: what no policy selects is open, what one selects is open to what some rule of one lets through.
-    Ports are numbers here, and peers pods: what the chart uses."""
+    """Kubernetes' rules: a pod that no policy selects is open; a selected one accepts what a rule of a policy allows.
+
+    Ports are numbers and peers are pods, as in the chart.
+    """
 
     def __init__(self, objects: list[dict[str, Any]]) -> None:
         self.policies = [each for each in objects if each["kind"] == "NetworkPolicy"]

@@ -1,7 +1,7 @@
 """Each Function in `functions/` renders to the Deployment in `rendered/`, letter by letter.
 
 A change here rolls every such function's pods in every installation: read the diff with that in mind.
-`UPDATE_GOLDEN=1 pytest tests/golden/deployments` writes them anew.
+`UPDATE_GOLDEN=1 pytest tests/golden/deployments` updates them.
 """
 
 import os
@@ -29,7 +29,7 @@ def test_a_function_renders_as_before(source: Path) -> None:
     golden = HERE / "rendered" / source.name
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(text)
-    assert golden.read_text() == text, "UPDATE_GOLDEN=1 writes it anew"
+    assert golden.read_text() == text, "UPDATE_GOLDEN=1 updates it"
 
 
 def test_every_rendered_deployment_has_its_function() -> None:

@@ -1,6 +1,6 @@
 """A pool's Deployment, letter by letter: a change here rolls the warm pods of every installation.
 
-`UPDATE_GOLDEN=1 pytest tests/golden/pools` writes it anew.
+`UPDATE_GOLDEN=1 pytest tests/golden/pools` updates it.
 """
 
 import os
@@ -33,4 +33,4 @@ def test_a_pool_renders_as_before(name: str) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
-    assert golden.read_text() == text, "UPDATE_GOLDEN=1 writes it anew"
+    assert golden.read_text() == text, "UPDATE_GOLDEN=1 updates it"

@@ -101,7 +101,7 @@ async def test_a_cold_start_at_another_gateway_is_passed_on_to_the_one_that_clai
         assert got.header(wire.COLD_START).startswith("pool;")
         assert got.header("X-Amz-Executed-Version") == "$LATEST"
         request, received = made.received[0]
-        assert received.event == b'{"n":1}'
+        assert received.payload == b'{"n":1}'
         assert request.headers[wire.REQUEST_ID.lower()] == got.header("x-amzn-requestid")
         assert request.headers["x-amzn-trace-id"] == "Root=1-a"
         # the gateway that was asked counts the invocation, the other one the cold start

@@ -57,7 +57,7 @@ async def test_a_function_url_starts_from_the_pool_too(pools):
     made = await pools.add()
     got = await pools.run.request("GET", "/fn/default/hello/path")
     assert got.header(wire.COLD_START).startswith("pool;total=")
-    assert json.loads(made.received[0][1].event)["rawPath"] == "/path"
+    assert json.loads(made.received[0][1].payload)["rawPath"] == "/path"
 
 
 async def test_the_operator_is_told_of_the_claim_at_once_until_the_pod_has_its_label(pools, tools):
@@ -138,7 +138,7 @@ async def test_those_who_wait_are_served_in_their_order(pools, tools):
     made = await pools.add(is_awaited=True)
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2, 3]
-    assert made.received[0][1].event == b"0"
+    assert made.received[0][1].payload == b"0"
 
 
 async def test_a_pod_that_is_gone_costs_nothing_but_the_next_one(pools, tools):

@@ -1,4 +1,4 @@
-"""What becomes of a pool pod that a gateway made a function's."""
+"""The way of a claimed pool pod into its function's Deployment."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,16 +21,23 @@ REPLICA_SET = ReplicaSetFacts(uid="rs", deployment_uid="d", template_hash="abc",
 def function(**spec: Any) -> Function:
     given = {"runtime": "python3.13", "handler": "main.handler", "code": {"inline": "x = 1"}, **spec}
     metadata = {"name": "hello", "namespace": "default"}
-    return Function.model_validate({"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": metadata, "spec": given})  # fmt: skip
+    return Function.model_validate(
+        {"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": metadata, "spec": given}
+    )
 
 
 def raw_pod(name: str = "p", **metadata: Any) -> dict[str, Any]:
     return {
         "metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}", **metadata},
-        "spec": {"containers": [{"name": "function", "image": "runtime:1", "resources": {"limits": {"memory": "512Mi"}}}]},
-        "status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}],
-                   "containerStatuses": [{"state": {"running": {}}, "restartCount": 1}]},
-    }  # fmt: skip
+        "spec": {
+            "containers": [{"name": "function", "image": "runtime:1", "resources": {"limits": {"memory": "512Mi"}}}]
+        },
+        "status": {
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"state": {"running": {}}, "restartCount": 1}],
+        },
+    }
 
 
 def free_pod(name: str = "p") -> PodFacts:
@@ -189,7 +196,11 @@ def test_no_more_are_adopted_than_fit_and_nothing_but_what_is_adrift_is_touched(
 
 def test_the_newest_replica_set_of_a_deployment() -> None:
     def raw(uid: str, owner: str, number: str) -> dict[str, Any]:
-        metadata = {"uid": uid, "labels": {names.POD_TEMPLATE_HASH: uid}, "annotations": {"deployment.kubernetes.io/revision": number}}  # fmt: skip
+        metadata = {
+            "uid": uid,
+            "labels": {names.POD_TEMPLATE_HASH: uid},
+            "annotations": {"deployment.kubernetes.io/revision": number},
+        }
         return {
             "metadata": {**metadata, "ownerReferences": [{"uid": owner, "controller": True}]},
             "spec": {"replicas": 3},

@@ -14,7 +14,18 @@ from kappa_core.crd import crd, function_schema, structural
 
 ROOT = Path(__file__).resolve().parents[3]
 # https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema
-FORBIDDEN = {"$ref", "$defs", "definitions", "title", "anyOf", "oneOf", "allOf", "const", "exclusiveMinimum", "exclusiveMaximum"}  # fmt: skip
+FORBIDDEN = {
+    "$ref",
+    "$defs",
+    "definitions",
+    "title",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "const",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+}
 
 
 def walk(schema: dict[str, Any], place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

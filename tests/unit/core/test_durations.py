@@ -15,7 +15,9 @@ def test_reads_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "30", "s", "1d", "-1s", "+1s", "1 s", " 1s", "1s ", "1s\n", ".5s", "1.s", "1e3s", "1S", "١s"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["", "30", "s", "1d", "-1s", "+1s", "1 s", " 1s", "1s ", "1s\n", ".5s", "1.s", "1e3s", "1S", "١s"]
+)
 def test_refuses_what_is_no_duration_and_shows_the_form(text: str) -> None:
     with pytest.raises(ValueError, match="500ms, 30s, 5m or 1h30m") as refused:
         parse_duration(text)
@@ -27,7 +29,9 @@ def test_a_duration_reads_back_to_the_same_milliseconds(milliseconds: int) -> No
     assert round(parse_duration(format_duration(milliseconds / 1000)) * 1000) == milliseconds
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (0.25, "250ms"), (90, "1m30s"), (86400, "24h"), (0.0001, "0s")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (0.25, "250ms"), (90, "1m30s"), (86400, "24h"), (0.0001, "0s")]
+)
 def test_writes_the_shortest_notation(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
@@ -53,7 +57,9 @@ def test_reads_quantities(text: str, number: str) -> None:
     assert parse_quantity(text) == Decimal(number)
 
 
-@pytest.mark.parametrize("text", ["", "Mi", "128MB", "128 Mi", "-1", "1.Gi", ".5", "1e", "1e3Mi", "1KI", "1K", "0x10", "inf", "1\n", "1_0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["", "Mi", "128MB", "128 Mi", "-1", "1.Gi", ".5", "1e", "1e3Mi", "1KI", "1K", "0x10", "inf", "1\n", "1_0"]
+)
 def test_refuses_what_is_no_quantity_and_shows_the_form(text: str) -> None:
     with pytest.raises(ValueError, match="128Mi, 1Gi, 250m or 2") as refused:
         parse_quantity(text)

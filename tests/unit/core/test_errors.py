@@ -14,7 +14,9 @@ ROWS = [
     for line in inspect.getdoc(errors).splitlines()  # type: ignore[union-attr]  # it has one
     if line.startswith("| `")
 ]
-CLASSES = {name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, KappaError)}  # fmt: skip
+CLASSES = {
+    name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, KappaError)
+}
 
 
 def test_the_docstrings_table_is_the_tree() -> None:

@@ -115,7 +115,13 @@ def test_a_field_of_a_newer_crd_is_ignored_when_read_from_the_cluster_only() -> 
 
 def test_conditions_are_found_by_type() -> None:
     manifest = function_constraints.smallest()
-    condition = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "reason": "Deployed", "message": ""}  # fmt: skip
+    condition = {
+        "type": "Ready",
+        "status": "True",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "reason": "Deployed",
+        "message": "",
+    }
     manifest["status"] = {"conditions": [condition]}
     function = Function.model_validate(manifest)
     assert (found := function.condition("Ready")) is not None

@@ -19,8 +19,13 @@ def function(name: str = "hello", namespace: str = "default", **spec: Any) -> Fu
     if "image" in given["code"]:
         del given["runtime"], given["handler"]
     return Function.model_validate(
-        {"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": {"name": name, "namespace": namespace}, "spec": given}
-    )  # fmt: skip
+        {
+            "apiVersion": "kappa.run/v1alpha1",
+            "kind": "Function",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": given,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,9 +74,12 @@ def test_who_does_not_and_why(spec: dict[str, Any], names: str) -> None:
         (PoolSettings(size=2), "warm pools are off in this installation"),
         (PoolSettings(public_key="a2V5"), "warm pools are off in this installation"),
         (PoolSettings(size=1, runtimes={"python3.13": 0}, public_key="a2V5"), "the pool of python3.13 has size 0"),
-        (PoolSettings(size=1, namespaces={"default": {"python3.13": 0}}, public_key="a2V5"), "in the namespace 'default'"),
+        (
+            PoolSettings(size=1, namespaces={"default": {"python3.13": 0}}, public_key="a2V5"),
+            "in the namespace 'default'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_pool_that_is_off_says_so(settings: PoolSettings, says: str) -> None:
     start = pool.cold_start(function(), settings)
     assert (start.path, says in start.reason) == ("Deployment", True)

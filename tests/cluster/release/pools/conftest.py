@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
 from nacl.signing import SigningKey
+from waiting import eventually_sync
 
 from kappa_core import names, wire
 
@@ -20,26 +22,25 @@ POOL = "pool-python3-13"
 class Pools:
     """The pool of a namespace, and cold starts from it."""
 
-    kubectl: Any
-    eventually: Any
+    kubectl: Kubectl
 
     def free(self, namespace: str) -> list[dict[str, Any]]:
         """Its pods that are ready, and nobody's: they say so themselves."""
-        pods = self.kubectl.items("get", "pods", "-l", f"{names.LABEL_POOL}=python3.13", namespace=namespace)
+        pods = self.kubectl.items("pods", f"{names.LABEL_POOL}=python3.13", namespace=namespace)
         return [pod for pod in pods if _is_ready(pod) and _is_nobodys(pod)]
 
     def wait_for_free(self, namespace: str, count: int = 2) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.eventually(
-            lambda: (pods := self.free(namespace))[count - 1 :] and pods, timeout=60
+        found: list[dict[str, Any]] = eventually_sync(
+            lambda: (pods := self.free(namespace))[count - 1 :] and pods, within=60
         )
         return found
 
     def wanted(self, namespace: str) -> int:
-        return int(self.kubectl.json("get", "deployment", POOL, namespace=namespace)["spec"]["replicas"])
+        return int(self.kubectl.get("deployments", POOL, namespace=namespace)["spec"]["replicas"])
 
     def wait_until_cold(self, function: Any) -> None:
         """Its next invocation can take a pod: its code was tried, it has no pods, and the pool is full."""
-        self.eventually(function.is_verified, timeout=60)
+        eventually_sync(function.is_verified, within=60)
         assert function.get()["status"]["coldStart"]["path"] == "Pool", function.get()["status"]
         self.wait_for_free(function.namespace)
 
@@ -50,9 +51,7 @@ class Pools:
 
     def is_adopted(self, function: Any, *uids: str) -> bool:
         """Whether its Deployment is complete with pods from the pool alone, resized, and its own ones are gone."""
-        pods = self.kubectl.items(
-            "get", "pods", "-l", f"kappa.run/function={function.name}", namespace=function.namespace
-        )
+        pods = self.kubectl.items("pods", f"kappa.run/function={function.name}", namespace=function.namespace)
         assert pods
         for pod in pods:
             metadata = pod["metadata"]
@@ -62,7 +61,7 @@ class Pools:
             assert owner["name"] == f"fn-{function.name}-{metadata['labels'].get('pod-template-hash')}"
             given = pod["status"]["containerStatuses"][0]["resources"]["limits"]["memory"]
             assert given == function.spec.get("memory", "128Mi")
-        deployment = self.kubectl.json("get", "deployment", f"fn-{function.name}", namespace=function.namespace)
+        deployment = self.kubectl.get("deployments", f"fn-{function.name}", namespace=function.namespace)
         status = deployment["status"]
         assert deployment["spec"]["replicas"] == status["readyReplicas"] == status["replicas"] == len(pods)
         assert not uids or {pod["metadata"]["uid"] for pod in pods} == set(uids)
@@ -70,13 +69,12 @@ class Pools:
 
     def has_its_place(self, function: Any, name: str) -> bool:
         """Whether that pod is the function's Deployment's, or on its way out; and the Deployment has what it wants."""
-        pod = self.kubectl("get", "pod", name, "--ignore-not-found", "-o", "json", namespace=function.namespace)
-        if pod:
-            metadata = json.loads(pod)["metadata"]
+        if pod := self.kubectl.find("pods", name, namespace=function.namespace):
+            metadata = pod["metadata"]
             owners = [owner["name"] for owner in metadata.get("ownerReferences", [])]
             expected = [f"fn-{function.name}-{metadata['labels'].get('pod-template-hash')}"]
             assert "deletionTimestamp" in metadata or owners == expected, owners
-        deployment = self.kubectl.json("get", "deployment", f"fn-{function.name}", namespace=function.namespace)
+        deployment = self.kubectl.get("deployments", f"fn-{function.name}", namespace=function.namespace)
         wanted = deployment["spec"]["replicas"]
         ready = deployment["status"].get("readyReplicas", 0)
         assert wanted == ready == len(function.pods()), deployment["status"]
@@ -84,8 +82,8 @@ class Pools:
 
 
 @pytest.fixture
-def pools(kubectl: Any, eventually: Any) -> Pools:
-    return Pools(kubectl, eventually)
+def pools(kubectl: Kubectl) -> Pools:
+    return Pools(kubectl)
 
 
 @pytest.fixture
@@ -96,11 +94,11 @@ def one_pod() -> dict[str, Any]:
 
 
 @pytest.fixture
-def pool_key(kubectl: Any) -> Callable[[], SigningKey]:
+def pool_key(kubectl: Kubectl) -> Callable[[], SigningKey]:
     """The gateways' key, from the Secret that the chart made, as it is now."""
 
     def read() -> SigningKey:
-        secret = kubectl.json("get", "secret", "kappa-pools", namespace=SYSTEM)
+        secret = kubectl.get("secrets", "kappa-pools", namespace=SYSTEM)
         return SigningKey(base64.b64decode(base64.b64decode(secret["data"]["private-key"])))
 
     return read

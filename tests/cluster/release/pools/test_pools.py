@@ -2,21 +2,18 @@
 
 import asyncio
 import base64
-import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
+from waiting import eventually_sync
 
 from kappa_core import wire
-from kappa_core.demand import FunctionDemand
-from kappa_core.scaling import ScalingSpec, needed
 
 pytestmark = pytest.mark.cluster
 
 POOL = "pool-python3-13"
-GATEWAYS = 2
-"""The chart's."""
 CODE = """
 import os, time
 def handler(event, context):
@@ -30,7 +27,7 @@ REQUEST_ID = "8b6c7a34-5f0d-4c53-9d3b-6f5d1c2b3a49"
 
 
 async def test_a_cold_call_is_answered_by_a_warm_pod_that_becomes_the_functions_own(
-    new_function: Callable[..., Any], pools: Any, eventually: Any, one_pod: dict[str, Any]
+    new_function: Callable[..., Any], pools: Any, one_pod: dict[str, Any]
 ) -> None:
     function = new_function(CODE, memory="96Mi", scaling=one_pod)
     pools.wait_until_cold(function)
@@ -45,7 +42,7 @@ async def test_a_cold_call_is_answered_by_a_warm_pod_that_becomes_the_functions_
     assert {"verify", "code", "init", "run"} <= phases.keys()
     assert "Init Duration: " in base64.b64decode(answer.headers["X-Amz-Log-Result"]).decode()
     uid = free[answer.json()["pod"]]
-    eventually(lambda: pools.is_adopted(function, uid), timeout=30)
+    eventually_sync(lambda: pools.is_adopted(function, uid), within=30)
     warm = await function.invoke()
     assert warm.json() == answer.json()
     assert wire.COLD_START not in warm.headers
@@ -55,14 +52,14 @@ async def test_a_cold_call_is_answered_by_a_warm_pod_that_becomes_the_functions_
 
 
 async def test_events_start_from_the_pool_too(
-    new_function: Callable[..., Any], pools: Any, eventually: Any, one_pod: dict[str, Any]
+    new_function: Callable[..., Any], pools: Any, one_pod: dict[str, Any]
 ) -> None:
     function = new_function(CODE, scaling=one_pod)
     pools.wait_until_cold(function)
     event = await function.ended(await function.submit())
     assert event["status"] == "succeeded"
     assert event["attempts"] == 1
-    eventually(lambda: pools.is_adopted(function), timeout=30)
+    eventually_sync(lambda: pools.is_adopted(function), within=30)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +72,13 @@ async def test_events_start_from_the_pool_too(
 )
 async def test_a_function_that_no_warm_pod_can_become_starts_its_own_and_says_why(
     new_function: Callable[..., Any],
-    eventually: Any,
     spec: dict[str, Any],
     reason: str,
     one_pod: dict[str, Any],
     pools: Any,
 ) -> None:
     function = new_function(CODE, scaling=one_pod, **spec)
-    eventually(function.is_verified, timeout=60)
+    eventually_sync(function.is_verified, within=60)
     said = function.get()["status"]["coldStart"]
     assert said["path"] == "Deployment"
     assert reason in said["reason"]
@@ -101,107 +97,53 @@ async def test_a_function_whose_code_does_not_load_says_so_from_the_pool_too(
     assert answer.json()["errorType"] == "Runtime.ImportModuleError"
 
 
-# -- bursts
-
-
-async def test_a_burst_of_short_calls_starts_few_pods(
-    new_function: Callable[..., Any], pools: Any, eventually: Any
-) -> None:
-    """Fission specialized 88 pods for one function in fission#3559.
-
-    How many DESIGN's rule says depends on how long the calls took, which a busy machine makes longer: the gateways' mean is
-    at most the longest. What the Deployment wants is bound by that, not the pods there are: for a moment, those begun in
-    the place of adopted ones are there too.
-    """
-    burst = 200
-    spec = ScalingSpec(min_replicas=0, max_replicas=50, keep_warm=120, concurrency=1)
-    function = new_function(CODE, scaling={"maxReplicas": spec.max_replicas, "keepWarm": "2m"})
-    pools.wait_until_cold(function)
-    answers = await asyncio.gather(*(function.invoke(headers={"X-Amz-Log-Type": "Tail"}) for _ in range(burst)))
-    assert {answer.status for answer in answers} == {200}
-    used = {answer.json()["pod"] for answer in answers}
-    assert len(used) <= 8, f"{len(used)} pods for {burst} short calls"
-    assert any(name.startswith(POOL) for name in used)
-    longest = max(_duration(answer) for answer in answers)
-    in_flight = GATEWAYS * len(used)  # at most: each gateway tells of its own
-    demand = FunctionDemand(
-        function.namespace, function.name, in_flight=in_flight, waiting=burst - in_flight, mean_duration=longest
-    )
-    most = needed(demand, spec)
-    assert function.wanted_replicas() <= most < 40, f"the longest call took {longest} s"
-    eventually(function.settled, timeout=30)
-    assert len(function.pods()) <= most
-
-
-async def test_a_burst_of_long_calls_takes_several_warm_pods_up_to_the_most(
-    new_function: Callable[..., Any], pools: Any, eventually: Any
-) -> None:
-    function = new_function(CODE, scaling={"maxReplicas": 4, "keepWarm": "1s"})
-    pools.wait_until_cold(function)
-
-    async def burst() -> set[str]:
-        answers = await asyncio.gather(*(function.invoke({"sleep": 1}) for _ in range(8)))
-        assert {answer.status for answer in answers} == {200}
-        return {answer.json()["pod"] for answer in answers}
-
-    # the first time nobody knows how long it takes: one pod at first, then more
-    assert len(await burst()) <= 4
-    eventually(lambda: function.wanted_replicas() == 0 and not function.pods(), timeout=60)
-    pools.wait_for_free(function.namespace)
-    used = await burst()
-    assert len(used) <= 4
-    assert sum(name.startswith(POOL) for name in used) >= 2, used
-
-
 # -- afterwards they are pods like any other
 
 
 @pytest.fixture
-async def adopted(new_function: Callable[..., Any], pools: Any, eventually: Any, one_pod: dict[str, Any]) -> Any:
+async def adopted(new_function: Callable[..., Any], pools: Any, one_pod: dict[str, Any]) -> Any:
     """A Function with one pod, from the pool."""
     function = new_function(CODE, scaling=one_pod)
     pools.wait_until_cold(function)
     assert pools.cold_start(await function.invoke())[0] == "pool"
-    eventually(lambda: pools.is_adopted(function), timeout=30)
+    eventually_sync(lambda: pools.is_adopted(function), within=30)
     return function
 
 
-async def test_a_rollout_restart_replaces_it_and_loses_nothing(
-    adopted: Any, load: Any, kubectl: Any, eventually: Any
-) -> None:
+async def test_a_rollout_restart_replaces_it_and_loses_nothing(adopted: Any, load: Any, kubectl: Kubectl) -> None:
     deployment = f"deployment/fn-{adopted.name}"
     async with load(adopted, callers=2) as seen:
         await asyncio.to_thread(kubectl, "rollout", "restart", deployment, namespace=adopted.namespace)
         await asyncio.to_thread(kubectl, "rollout", "status", deployment, "--timeout=60s", namespace=adopted.namespace)
-        await asyncio.to_thread(eventually, lambda: _all_named(adopted, f"fn-{adopted.name}-"), 30)
+        await asyncio.to_thread(eventually_sync, lambda: _all_named(adopted, f"fn-{adopted.name}-"), within=30)
     seen.assert_all_good()
 
 
-async def test_a_changed_spec_replaces_it_and_loses_nothing(adopted: Any, load: Any, eventually: Any) -> None:
+async def test_a_changed_spec_replaces_it_and_loses_nothing(adopted: Any, load: Any) -> None:
     async with load(adopted, callers=2) as seen:
         adopted.apply(code={"inline": CODE.replace('"version": 1', '"version": 2')})
-        await asyncio.to_thread(eventually, lambda: _all_named(adopted, f"fn-{adopted.name}-"), 60)
+        await asyncio.to_thread(eventually_sync, lambda: _all_named(adopted, f"fn-{adopted.name}-"), within=60)
         assert (await adopted.invoke()).json()["version"] == 2
     seen.assert_all_good()
 
 
-async def test_scaling_down_deletes_it(adopted: Any, eventually: Any) -> None:
+async def test_scaling_down_deletes_it(adopted: Any) -> None:
     adopted.apply(scaling={"maxReplicas": 4, "keepWarm": "1s"})
-    eventually(lambda: adopted.wanted_replicas() == 0 and not adopted.pods(), timeout=60)
+    eventually_sync(lambda: adopted.wanted_replicas() == 0 and not adopted.pods(), within=60)
     assert (await adopted.invoke()).status == 200
 
 
-async def test_it_is_replaced_when_it_is_killed(adopted: Any, kubectl: Any, eventually: Any) -> None:
+async def test_it_is_replaced_when_it_is_killed(adopted: Any, kubectl: Kubectl) -> None:
     (pod,) = adopted.pods()
     name = pod["metadata"]["name"]
     kubectl("delete", "pod", name, "--grace-period=0", "--force", namespace=adopted.namespace)
     answer = await adopted.invoke()
     assert answer.status == 200
     assert answer.json()["pod"] != name
-    eventually(lambda: len(adopted.pods()) == adopted.get()["status"]["readyReplicas"] == 1, timeout=30)
+    eventually_sync(lambda: len(adopted.pods()) == adopted.get()["status"]["readyReplicas"] == 1, within=30)
 
 
-async def test_it_is_replaced_when_its_container_is_restarted(adopted: Any, kubectl: Any, eventually: Any) -> None:
+async def test_it_is_replaced_when_its_container_is_restarted(adopted: Any, kubectl: Kubectl) -> None:
     """Its agent is a pool's again then, and what it was told is lost."""
     (pod,) = adopted.pods()
     name = pod["metadata"]["name"]
@@ -210,18 +152,10 @@ async def test_it_is_replaced_when_its_container_is_restarted(adopted: Any, kube
     answer = await adopted.invoke()
     assert (answer.status, answer.json()["version"]) == (200, 1)
     assert answer.json()["pod"] != name
-    eventually(lambda: name not in [pod["metadata"]["name"] for pod in adopted.settled()], timeout=60)
+    eventually_sync(lambda: name not in [pod["metadata"]["name"] for pod in adopted.settled()], within=60)
 
 
 def _all_named(function: Any, prefix: str) -> bool:
     """Whether it has pods, and all of them have names that begin so."""
     found = [pod["metadata"]["name"] for pod in function.pods()]
     return bool(found) and all(name.startswith(prefix) for name in found)
-
-
-def _duration(answer: Any) -> float:
-    """Seconds that the function ran, by the answer's log tail."""
-    tail = base64.b64decode(answer.headers["X-Amz-Log-Result"]).decode()
-    found = re.search(r"\tDuration: ([0-9.]+) ms", tail)
-    assert found, tail
-    return float(found[1]) / 1000

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
+from waiting import eventually_sync
 
 pytestmark = pytest.mark.cluster
 
@@ -85,7 +87,7 @@ class Files:
 
 
 @pytest.fixture(scope="module")
-def files(kubectl: Any, home: str, runtime_image: str) -> Iterator[Files]:
+def files(kubectl: Kubectl, home: str, runtime_image: str) -> Iterator[Files]:
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {
         "name": "server",
@@ -102,15 +104,15 @@ def files(kubectl: Any, home: str, runtime_image: str) -> Iterator[Files]:
     }
     kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "files"}, "spec": spec}, namespace=home)
     kubectl("wait", "pod/files", "--for=condition=Ready", "--timeout=60s", namespace=home)
-    address = kubectl("get", "pod", "files", "-o", "jsonpath={.status.podIP}", namespace=home)
+    address = kubectl.get("pods", "files", namespace=home)["status"]["podIP"]
     yield Files(f"http://{address}:8000")
     kubectl("delete", "pod", "files", "--wait=false", namespace=home)
 
 
 @pytest.fixture(scope="module")
-def runtime_image(kubectl: Any, release: Any) -> str:
+def runtime_image(kubectl: Kubectl, release: Any) -> str:
     """An image with Python that the cluster has: the runtime's."""
-    operator = kubectl.json("get", "deployment", "kappa-operator", namespace="kappa-system")
+    operator = kubectl.get("deployments", "kappa-operator", namespace="kappa-system")
     env = {each["name"]: each.get("value") for each in operator["spec"]["template"]["spec"]["containers"][0]["env"]}
     return str(json.loads(env["KAPPA_OPERATOR_RUNTIMES"])["python3.13"]["image"])
 
@@ -121,7 +123,7 @@ def addresses(gateways: Callable[[], list[dict[str, Any]]]) -> set[str]:
     return {pod["status"]["podIP"] for pod in gateways()}
 
 
-async def assert_starts_from_the_pool(function: Any, pools: Any, eventually: Any, data: str) -> str:
+async def assert_starts_from_the_pool(function: Any, pools: Any, data: str) -> str:
     """The address of the pod that answered."""
     free = {pod["metadata"]["name"]: pod for pod in pools.free(function.namespace)}
     answer = await function.invoke()
@@ -129,7 +131,7 @@ async def assert_starts_from_the_pool(function: Any, pools: Any, eventually: Any
     assert pools.cold_start(answer)[0] == "pool", answer.headers
     assert answer.json()["data"] == data
     pod = free[answer.json()["pod"]]
-    eventually(lambda: pools.is_adopted(function, pod["metadata"]["uid"]), timeout=30)
+    eventually_sync(lambda: pools.is_adopted(function, pod["metadata"]["uid"]), within=30)
     assert (await function.invoke()).json() == answer.json()
     return str(pod["status"]["podIP"])
 
@@ -140,7 +142,6 @@ async def test_a_gateway_has_it_and_the_pod_gets_it_from_there(
     pools: Any,
     files: Files,
     addresses: set[str],
-    eventually: Any,
     one_pod: dict[str, Any],
     size: int,
 ) -> None:
@@ -149,8 +150,8 @@ async def test_a_gateway_has_it_and_the_pod_gets_it_from_there(
     code = files.put(path, content)
     function = new_function(code, scaling=one_pod)
     pools.wait_until_cold(function)
-    eventually(lambda: all(has_copy(address, code) for address in addresses), timeout=30)
-    pod = await assert_starts_from_the_pool(function, pools, eventually, data)
+    eventually_sync(lambda: all(has_copy(address, code) for address in addresses), within=30)
+    pod = await assert_starts_from_the_pool(function, pools, data)
     assert addresses <= files.asked(path).keys()
     assert pod not in files.asked(path), "it has it from its gateway"
 
@@ -160,22 +161,21 @@ async def test_a_gateway_cannot_have_it_and_the_pod_fetches_it_itself(
     pools: Any,
     files: Files,
     addresses: set[str],
-    eventually: Any,
     one_pod: dict[str, Any],
 ) -> None:
     content, data = zipped(LARGE + 1)
     code = files.put("/closed.zip", content, closed_to=" ".join(addresses))
     function = new_function(code, scaling=one_pod)
     pools.wait_until_cold(function)
-    eventually(lambda: addresses <= files.asked("/closed.zip").keys(), timeout=30)
-    pod = await assert_starts_from_the_pool(function, pools, eventually, data)
+    eventually_sync(lambda: addresses <= files.asked("/closed.zip").keys(), within=30)
+    pod = await assert_starts_from_the_pool(function, pools, data)
     asked = files.asked("/closed.zip")
     assert {asked[address] for address in addresses} == {403}
     assert asked[pod] == 200
 
 
 async def test_an_archive_of_another_hash_is_told_of_from_the_pool_too(
-    new_function: Callable[..., Any], pools: Any, files: Files, eventually: Any, one_pod: dict[str, Any]
+    new_function: Callable[..., Any], pools: Any, files: Files, one_pod: dict[str, Any]
 ) -> None:
     content, _ = zipped(SMALL)
     code = files.put("/changed.zip", content)

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
+from waiting import eventually_sync
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 SYSTEM = "kappa-system"
 OPERATOR = "deployment/kappa-operator"
@@ -21,10 +23,9 @@ def handler(event, context):
 async def test_gateways_that_die_right_after_a_cold_call_leave_nothing(
     new_function: Callable[..., Any],
     pools: Any,
-    kubectl: Any,
+    kubectl: Kubectl,
     gateways: Callable[[], list[dict[str, Any]]],
     find_gateway: Callable[[], str],
-    eventually: Any,
     one_pod: dict[str, Any],
 ) -> None:
     function = new_function(CODE, scaling=one_pod)
@@ -32,8 +33,8 @@ async def test_gateways_that_die_right_after_a_cold_call_leave_nothing(
     answer = await function.invoke()
     killed = _kill(kubectl, gateways())
     assert pools.cold_start(answer)[0] == "pool"
-    eventually(lambda: pools.has_its_place(function, answer.json()["pod"]), timeout=30)
-    _wait_for_others(gateways, killed, eventually)
+    eventually_sync(lambda: pools.has_its_place(function, answer.json()["pod"]), within=30)
+    _wait_for_others(gateways, killed)
     find_gateway()
     assert (await function.invoke()).status == 200
 
@@ -41,10 +42,9 @@ async def test_gateways_that_die_right_after_a_cold_call_leave_nothing(
 async def test_nothing_is_left_when_the_operator_was_away_and_the_gateways_died_before_it_came_back(
     new_function: Callable[..., Any],
     pools: Any,
-    kubectl: Any,
+    kubectl: Kubectl,
     gateways: Callable[[], list[dict[str, Any]]],
     find_gateway: Callable[[], str],
-    eventually: Any,
     one_pod: dict[str, Any],
 ) -> None:
     function = new_function(CODE, scaling=one_pod)
@@ -54,21 +54,21 @@ async def test_nothing_is_left_when_the_operator_was_away_and_the_gateways_died_
         assert pools.cold_start(answer)[0] == "pool", "pools need no operator for a cold start"
         killed = _kill(kubectl, gateways())
     back = time.monotonic()
-    eventually(lambda: pools.has_its_place(function, answer.json()["pod"]), timeout=30)
+    eventually_sync(lambda: pools.has_its_place(function, answer.json()["pod"]), within=30)
     assert time.monotonic() - back < 30
-    _wait_for_others(gateways, killed, eventually)
+    _wait_for_others(gateways, killed)
     find_gateway()
     assert (await function.invoke()).status == 200
 
 
-def _kill(kubectl: Any, pods: list[dict[str, Any]]) -> set[str]:
+def _kill(kubectl: Kubectl, pods: list[dict[str, Any]]) -> set[str]:
     """Their names."""
     given = [pod["metadata"]["name"] for pod in pods]
     kubectl("delete", "pods", *given, "--grace-period=0", "--force", namespace=SYSTEM)
     return set(given)
 
 
-def _wait_for_others(gateways: Callable[[], list[dict[str, Any]]], killed: set[str], eventually: Any) -> None:
+def _wait_for_others(gateways: Callable[[], list[dict[str, Any]]], killed: set[str]) -> None:
     """As many as were killed. The Deployment's status may say still that the old ones are ready."""
 
     def ready() -> bool:
@@ -79,11 +79,11 @@ def _wait_for_others(gateways: Callable[[], list[dict[str, Any]]], killed: set[s
             assert any((one["type"], one["status"]) == ("Ready", "True") for one in conditions), name
         return True
 
-    eventually(ready, timeout=90)
+    eventually_sync(ready, within=90)
 
 
 @contextmanager
-def _operator_away(kubectl: Any) -> Iterator[None]:
+def _operator_away(kubectl: Kubectl) -> Iterator[None]:
     kubectl("scale", OPERATOR, "--replicas=0", namespace=SYSTEM)
     try:
         selector = "app.kubernetes.io/name=kappa,app.kubernetes.io/component=operator"

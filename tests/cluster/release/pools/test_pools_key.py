@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
 from nacl.signing import SigningKey
+from waiting import eventually, eventually_sync
 
 from kappa_core import wire
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 SYSTEM = "kappa-system"
 SECRET = "kappa-pools"
@@ -20,7 +22,7 @@ CODE = "def handler(event, context): return event"
 
 
 @pytest.fixture
-def rotate(kubectl: Any, release: Any) -> Iterator[Callable[[str], None]]:
+def rotate(kubectl: Kubectl, release: Any) -> Iterator[Callable[[str], None]]:
     """The ways of docs/install.md, by name."""
 
     def with_kubectl() -> None:
@@ -39,7 +41,7 @@ def rotate(kubectl: Any, release: Any) -> Iterator[Callable[[str], None]]:
         {"kubectl": with_kubectl, "helm": with_helm}[way]()
 
     yield by
-    if not kubectl("get", "secret", SECRET, "--ignore-not-found", namespace=SYSTEM):
+    if kubectl.find("secrets", SECRET, namespace=SYSTEM) is None:
         release.install()
 
 
@@ -48,10 +50,9 @@ async def test_another_key_fails_no_request_and_pools_serve_again(
     new_function: Callable[..., Any],
     pools: Any,
     pool_key: Callable[[], SigningKey],
-    kubectl: Any,
+    kubectl: Kubectl,
     gateways: Callable[[], list[dict[str, Any]]],
     load: Any,
-    eventually: Any,
     rotate: Callable[[str], None],
     way: str,
 ) -> None:
@@ -62,23 +63,23 @@ async def test_another_key_fails_no_request_and_pools_serve_again(
     assert pools.cold_start(await warm.invoke())[0] == "pool"
     before, old = public(pool_key()), [f"pod/{pod['metadata']['name']}" for pod in gateways()]
 
-    async with load(warm, callers=1) as seen, starts(cold, eventually) as answers:
+    async with load(warm, callers=1) as seen, starts(cold) as answers:
         await asyncio.to_thread(rotate, way)
         await asyncio.to_thread(kubectl, "wait", *old, "--for=delete", "--timeout=120s", namespace=SYSTEM)
         now = public(pool_key())
         assert now != before
         mark = len(answers)
-        await eventually.soon(lambda: is_served(answers[mark:]), timeout=60)
+        await eventually(lambda: is_served(answers[mark:]), within=60)
     seen.assert_all_good()
     assert not [f"{each.status} {each.body!r}" for each in answers if each.status != 200]
-    eventually(lambda: keys(pools, warm.namespace) == {now}, timeout=90)
+    eventually_sync(lambda: keys(pools, warm.namespace) == {now}, within=90)
 
     again = new_function(CODE, scaling={"maxReplicas": 4, "keepWarm": "2m"})
     pools.wait_until_cold(again)
     answer = await again.invoke({"a": 1})
     assert answer.json() == {"a": 1}
     assert pools.cold_start(answer)[0] == "pool", answer.headers
-    eventually(lambda: pools.is_adopted(again), timeout=30)
+    eventually_sync(lambda: pools.is_adopted(again), within=30)
 
 
 def public(key: SigningKey) -> str:
@@ -94,7 +95,7 @@ def keys(pools: Any, namespace: str) -> set[str]:
 
 
 @contextlib.asynccontextmanager
-async def starts(functions: list[Any], eventually: Any) -> Any:
+async def starts(functions: list[Any]) -> Any:
     """Calls them until the block ends, each again once it has no pods any more; the answers."""
     answers: list[Any] = []
     stop = asyncio.Event()
@@ -105,7 +106,7 @@ async def starts(functions: list[Any], eventually: Any) -> Any:
     async def call(function: Any) -> None:
         while not stop.is_set():
             answers.append(await function.invoke())
-            await eventually.soon(lambda: cold_or_over(function), timeout=60, interval=0.5)
+            await eventually(lambda: cold_or_over(function), within=60, every=0.5)
 
     async with asyncio.TaskGroup() as group:
         for function in functions:

@@ -7,7 +7,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from kubectl import Kubectl
 from nacl.signing import SigningKey
+from waiting import eventually_sync
 
 from kappa_core import manifests, pool, wire
 from kappa_core.function import Function
@@ -59,8 +61,7 @@ async def test_a_pod_that_no_gateway_speaks_for_is_found(
     new_function: Callable[..., Any],
     pools: Any,
     pool_key: Callable[[], SigningKey],
-    kubectl: Any,
-    eventually: Any,
+    kubectl: Kubectl,
     one_pod: dict[str, Any],
 ) -> None:
     function = new_function(CODE, scaling=one_pod)
@@ -69,7 +70,7 @@ async def test_a_pod_that_no_gateway_speaks_for_is_found(
     status, _, body = await specialize(pod, specialization(function, pod, pool_key()))
     assert status == 200
     assert json.loads(body)["pod"] == pod["metadata"]["name"]
-    eventually(lambda: pools.has_its_place(function, pod["metadata"]["name"]), timeout=30)
+    eventually_sync(lambda: pools.has_its_place(function, pod["metadata"]["name"]), within=30)
 
 
 def specialization(function: Any, pod: dict[str, Any], key: SigningKey, *, age: float = 0.0) -> bytes:

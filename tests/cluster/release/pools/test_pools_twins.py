@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubectl import Kubectl
+from waiting import eventually_sync
 
 pytestmark = pytest.mark.cluster
 
@@ -18,9 +20,7 @@ STOP_SECONDS = 12
 grace period is far longer."""
 
 
-async def test_no_twin_stays(
-    new_function: Callable[..., Any], pools: Any, eventually: Any, one_pod: dict[str, Any]
-) -> None:
+async def test_no_twin_stays(new_function: Callable[..., Any], pools: Any, one_pod: dict[str, Any]) -> None:
     functions = [new_function(CODE, timeout="5m", scaling=one_pod) for _ in range(ADOPTIONS)]
     for function in functions:
         pools.wait_until_cold(function)
@@ -29,25 +29,25 @@ async def test_no_twin_stays(
         assert pools.cold_start(answer)[0] == "pool", answer.headers
         taken = free[answer.json()["pod"]]
         # of all its pods, those on their way out too, this one is the only one
-        eventually(lambda function=function, taken=taken: pools.is_adopted(function, taken), timeout=STOP_SECONDS)
+        eventually_sync(lambda function=function, taken=taken: pools.is_adopted(function, taken), within=STOP_SECONDS)
 
 
 async def test_a_function_that_scales_to_zero_leaves_no_pod_and_starts_from_the_pool_again(
-    new_function: Callable[..., Any], pools: Any, kubectl: Any, eventually: Any, one_pod: dict[str, Any]
+    new_function: Callable[..., Any], pools: Any, kubectl: Kubectl, one_pod: dict[str, Any]
 ) -> None:
     function = new_function(CODE, timeout="5m", scaling=one_pod)
 
     def nothing_is_left() -> bool:
         selector = f"kappa.run/function={function.name}"
-        found = kubectl.items("get", "pods", "-l", selector, namespace=function.namespace)
+        found = kubectl.items("pods", selector, namespace=function.namespace)
         assert not found, [(pod["metadata"]["name"], pod["metadata"].get("deletionTimestamp")) for pod in found]
         return True
 
     for _ in range(2):
         pools.wait_until_cold(function)
         assert pools.cold_start(await function.invoke())[0] == "pool"
-        eventually(lambda: pools.is_adopted(function), timeout=STOP_SECONDS)
+        eventually_sync(lambda: pools.is_adopted(function), within=STOP_SECONDS)
         function.apply(scaling={**one_pod, "keepWarm": "1s"})
-        eventually(lambda: function.wanted_replicas() == 0, timeout=30)
-        eventually(nothing_is_left, timeout=STOP_SECONDS)
+        eventually_sync(lambda: function.wanted_replicas() == 0, within=30)
+        eventually_sync(nothing_is_left, within=STOP_SECONDS)
         function.apply()

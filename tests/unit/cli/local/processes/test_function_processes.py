@@ -78,7 +78,7 @@ async def test_none_without_demand_and_one_for_the_first_request(world: World) -
     world.processes[0].becomes(Readiness.READY)
     assert not hello.is_starting
     pod = world.sink.pods["fn-hello-1"]
-    assert (pod.host, pod.port, pod.ready) == ("127.0.0.1", 1234, True)
+    assert (pod.host, pod.port) == ("127.0.0.1", 1234)
 
 
 async def test_idle_processes_end_after_keep_warm(world: World) -> None:
@@ -147,7 +147,7 @@ async def test_an_adopted_process_is_the_functions_own(world: World) -> None:
     hello = serving(world)
     spare = world.new_process("pool-1", Path(), lambda line: None)
     hello.adopt(spare, pool.spec_hash(function()), ["a line from before"])
-    assert world.sink.pods["pool-1"].ready
+    assert world.sink.pods["pool-1"].host is not None
     hello.demand(demand(0, **{"pool-1": 1}))
     assert world.staying == ["pool-1"], "no other one starts"
     world.console.close()
