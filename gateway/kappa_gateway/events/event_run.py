@@ -152,8 +152,8 @@ class EventRun:
         return runner.attempts.judge(function, answer)
 
     async def _settled_elsewhere(self) -> SettledElsewhere | None:
-        """No pod keeps the answer to this attempt. So it does not run, or it was settled since the record was read: what
-        follows is recorded before a pod may forget."""
+        """No pod keeps the answer to this attempt. So it does not run, or it was settled since the record was read:
+        what follows is recorded before a pod may forget."""
         record = await self._look_up()
         if record is None or not (record.status.final or record.attempts >= self._number):
             return None
