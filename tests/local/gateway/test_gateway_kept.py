@@ -69,7 +69,7 @@ async def test_the_one_pod_that_knows(gateway, tools):
     await tools.eventually(lambda: nothing_is_left(gateway))
 
 
-async def test_nobody_knows(gateway, tools):
+async def test_no_pod_knows(gateway, tools):
     await gateway.add_pod(knows_not(tools))
     # an image with Lambda's emulator, an agent of another event, and a server that answers anything
     await gateway.add_pod(knows_not(tools, status="400 Bad Request"))
@@ -305,7 +305,7 @@ async def test_a_run_outlives_its_gateway_and_is_found(gateway, agent, tools, tm
     assert again.body == b'"one"'
     again.held.settled()
     second.held.settled()
-    # stopping, it closes its idle connections and so says what it has seen to; then the agent has nothing to wait for
+    # stopping, it closes its idle connections and so reports what is settled; then the agent has nothing to wait for
     function_of(gateway).pods["agent"].endpoint.close()
     await tools.eventually(lambda: nothing_is_left(gateway))
     assert await look(gateway, "one", 2) is None
