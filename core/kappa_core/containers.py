@@ -34,7 +34,7 @@ CONTAINER_SECURITY: Final[Manifest] = {"allowPrivilegeEscalation": False, "capab
 AGENT_RESOURCES: Final[Manifest] = {"requests": {"memory": "48Mi"}, "limits": {"memory": "256Mi"}}
 """Of a sidecar agent. In our own images the agent shares the function's memory."""
 
-AGENT_LISTENS: Final = ("/opt/kappa/bin/python", "-I", "-B", "-m", "kappa_runtime.listening")
+AGENT_LISTENS: Final = ("/opt/kappa/bin/python", "-I", "-B", "-m", "kappa_runtime.post_start")
 """Exits when the agent in the same container listens. Until then the kubelet does not start the function's
 container."""
 

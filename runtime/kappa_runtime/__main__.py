@@ -1,4 +1,4 @@
-"""`python -m kappa_runtime`: first what a cold start must not wait for, then the rest of the agent."""
+"""`python -m kappa_runtime`: the agent, of a Function's pod or of a pool's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import gc
 import os
 import sys
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # see `kappa_runtime.imports`
 if TYPE_CHECKING:
-    from types import ModuleType
+    from collections.abc import Callable
 
 # What is loaded now stays: looking through it for garbage again and again would take a tenth of the start.
 gc.disable()
@@ -20,57 +20,29 @@ if not sys.flags.safe_path:
 
 def main() -> int:
     """0 after a graceful stop, 2 when the configuration cannot be used."""
-    from kappa_core.agent_config import POOL, AgentConfig
-    from kappa_runtime import launch
-
-    launch.heed_stop()
     try:
-        if os.environ.get(POOL) == "1":
-            from kappa_runtime import pool
-
-            status = pool.run(os.environ)
-            if status is None:
-                show_as_main().main()
-                return 0
-            return status
-        config = AgentConfig.from_env(os.environ)
-        if config.parent_death:
-            from kappa_runtime import parent
-
-            parent.die_with(os.getppid())
-        start = launch.begin(config, os.environ)
+        go_on = begin()
     except (ValueError, OSError) as error:
         print(f"kappa-agent: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    if start is None:
-        return become_runtime_process()
-    from kappa_runtime.agent import run
-
-    gc.freeze()
-    gc.enable()
-    return run(config, start)
+    return go_on()
 
 
-def become_runtime_process() -> int:
-    try:
-        from kappa_runtime import bootstrap
-    except (ImportError, AttributeError, TypeError):
-        # an interpreter whose `_json`, which is no public module, is another one
-        show_as_main().main()
-        return 0
-    show_as_main()
-    gc.freeze()
-    gc.enable()
-    bootstrap.main(sys.argv[1])
-    return 0
+def begin() -> Callable[[], int]:
+    """Start what must not wait. The result is what the process goes on with: as the agent, or as a fork of it."""
+    from kappa_core.agent_config import POOL, AgentConfig, PoolConfig
+    from kappa_runtime.imports import signal
 
+    # for a container's first process a SIGTERM of the first moments would be lost, and the stop would wait in vain
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
+    if os.environ.get(POOL) == "1":
+        from kappa_runtime import pool_pod
 
-def show_as_main() -> ModuleType:
-    """As with `-m`: who looks the main module up finds no agent."""
-    from kappa_runtime import python_runtime
+        return pool_pod.begin(PoolConfig.from_env(os.environ), os.environ, lambda: bool(stops))
+    from kappa_runtime import function_pod
 
-    sys.modules["__main__"] = python_runtime
-    return python_runtime
+    return function_pod.begin(AgentConfig.from_env(os.environ), os.environ, lambda: bool(stops))
 
 
 if __name__ == "__main__":

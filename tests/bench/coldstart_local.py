@@ -34,7 +34,7 @@ PATHS = {"Pool": ("pooled", ""), "Deployment": ("deployed", "podTemplate: {annot
 
 
 def read_header(answer: bytes) -> tuple[str, dict[str, float]]:
-    """The path and the phases in seconds of an answer's `Kappa-Cold-Start` header; raises `RuntimeError` without one."""
+    """The path and the phases (seconds) of an answer's `Kappa-Cold-Start` header. Raises `RuntimeError` without one."""
     found = re.search(rb"(?i)\r\nkappa-cold-start: ([^\r]*)\r\n", answer)
     if found is None:
         raise RuntimeError(f"the invocation was no cold start: {answer[:300]!r}")

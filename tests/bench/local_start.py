@@ -1,4 +1,4 @@
-"""What `make run` does after its downloads: seconds from the start of `kappa local up examples/01-hello` to the first answer.
+"""What `make run` does after its downloads: seconds from `kappa local up examples/01-hello` to the first answer.
 
 usage: local_start.py [--runs 5] [--json FILE]
 """

@@ -1,8 +1,8 @@
 """Cold starts of pool agents on loopback: `python tests/bench/specialize.py [--starts 50]`; JSON on stdout.
 
 Each start is a new agent with KAPPA_POOL=1 that has come to wait; then one `specialize` request with a small function,
-from its first byte sent to its answer's last byte read, and the agent's own phases. Also the idle agent's memory: of both
-processes, shared pages counted once (PSS).
+from its first byte sent to its answer's last byte read, and the agent's own phases. Also the idle agent's memory, of
+both processes, shared pages counted once (PSS).
 """
 
 import argparse

@@ -97,5 +97,13 @@ async def until_listening(servers: Sequence[Server], running: Sequence[asyncio.T
 def raise_file_limit() -> None:
     """Every connection is a file: take as many as the system lets this process have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 20)), hard))
+    if soft == resource.RLIM_INFINITY:
+        return
+    # macOS says "unlimited" and takes no more than OPEN_MAX, 10,240
+    for wanted in (1 << 20, 10_240):
+        limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        if soft >= limit:
+            return
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return

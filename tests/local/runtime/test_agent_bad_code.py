@@ -145,7 +145,8 @@ def test_a_timeout_ends_what_the_handler_started(agents, is_alive, wait_until):
     pid_file = agents.folder / "pid"
     agent = start_bad(
         agents,
-        f"import subprocess\np = subprocess.Popen(['sleep', '60'])\nopen({str(pid_file)!r}, 'w').write(str(p.pid))\np.wait()",
+        "import subprocess\np = subprocess.Popen(['sleep', '60'])\n"
+        f"open({str(pid_file)!r}, 'w').write(str(p.pid))\np.wait()",
         timeout=0.5,
     )
     assert agent.invoke("bad").json["errorType"] == "Sandbox.Timedout"

@@ -178,14 +178,16 @@ while True:
     event = json.loads(event)
     if event == "stream":
         call("POST", f"/invocation/{{id}}/response", iter([b"one,", b"two"]),
-             {{"Lambda-Runtime-Function-Response-Mode": "streaming", "Transfer-Encoding": "chunked", "Content-Type": "text/x-parts"}})
+             {{"Lambda-Runtime-Function-Response-Mode": "streaming", "Transfer-Encoding": "chunked",
+               "Content-Type": "text/x-parts"}})
     elif event == "broken":
         connection = http.client.HTTPConnection(address)
         connection.putrequest("POST", f"/2018-06-01/runtime/invocation/{{id}}/response")
         connection.putheader("Transfer-Encoding", "chunked")
         connection.endheaders()
         failure = base64.b64encode(b'{{"errorType": "Half", "errorMessage": "way"}}').decode()
-        connection.send(f"3\\r\\none\\r\\n0\\r\\nLambda-Runtime-Function-Error-Type: Half\\r\\nLambda-Runtime-Function-Error-Body: {{failure}}\\r\\n\\r\\n".encode())
+        trailer = f"Lambda-Runtime-Function-Error-Type: Half\\r\\nLambda-Runtime-Function-Error-Body: {{failure}}\\r\\n\\r\\n"
+        connection.send(f"3\\r\\none\\r\\n0\\r\\n{{trailer}}".encode())
         connection.getresponse().read()
         connection.close()
     elif event == "late":

@@ -96,7 +96,8 @@ def test_the_context_is_lambdas(agents):
 
 def test_the_invoked_arn_and_the_deadline_are_the_callers(agents):
     agent = agents.start(
-        "def handler(event, context):\n    return [context.invoked_function_arn, context.get_remaining_time_in_millis()]\n"
+        "def handler(event, context):\n"
+        "    return [context.invoked_function_arn, context.get_remaining_time_in_millis()]\n"
     )
     arn, left = agent.invoke(
         Kappa_Invoked_Function_Arn="arn:aws:lambda:eu-west-1:1:function:x",
@@ -241,7 +242,8 @@ def test_a_full_agent_says_busy(agents, wait_until):
 
 def test_concurrency_runs_as_many_processes_as_needed(agents):
     agent = agents.start(
-        "import os, time\ndef handler(event, context):\n    print('run')\n    time.sleep(event)\n    return os.getpid()\n",
+        "import os, time\ndef handler(event, context):\n"
+        "    print('run')\n    time.sleep(event)\n    return os.getpid()\n",
         concurrency=3,
     )
     agent.ready()

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from kappa_core import wire
-from kappa_runtime.drain import LINGER
+from kappa_runtime.agent.drain import LINGER
 
 CODE = """
 import os, time
@@ -269,7 +269,7 @@ def test_many_answers_stay_within_the_memory(start, wait_until):
         gateway.die()
     # two MiB: the last four, less what surrounds them
     assert [asked(agent, f"id-{number}")[0] for number in range(8)] == [404] * 4 + [200] * 4
-    wait_until(lambda: "had seen to them: 1. All that are kept may take 2.0 MiB" in agent.log, "it says so")
+    wait_until(lambda: "had handled them: 1. All kept answers may take 2.0 MiB" in agent.log, "it says so")
 
 
 # -- stopping
@@ -396,7 +396,7 @@ def test_whoever_dies_each_attempt_runs_once_and_its_answer_is_found(start, runs
         gateway.die()
 
     def take_over(gateway, chosen, request_id, body):
-        """As another gateway: look for it; where it is not known, it was refused, or is on its way still: send it again.
+        """As another gateway: look for it. If it is not known, it was refused or is still on its way: send it again.
         Now and then without looking."""
         for _ in range(500):
             status = 404

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from kappa_core import wire
-from kappa_runtime.drain import STOP_GRACE
+from kappa_runtime.agent.drain import STOP_GRACE
 
 SLEEPER = """
 import time
@@ -95,12 +95,13 @@ def test_a_stop_between_fork_and_exec_ends_the_process():
     """The agent's own handler for SIGTERM, which the fork has too, must not take it."""
     script = """
 import os, signal, sys
-from kappa_runtime import launch
+from kappa_runtime import platform
+from kappa_runtime.start import spawn
 
 taken = []
 signal.signal(signal.SIGTERM, lambda *args: taken.append(args))
 gate, opened = os.pipe()
-launch._die_first = lambda: os.read(gate, 1)
+platform.end_first_when_out_of_memory = lambda: os.read(gate, 1)
 go_on = os.fork
 def fork():
     pid = go_on()
@@ -110,7 +111,7 @@ def fork():
         os.write(opened, b"x")
     return pid
 os.fork = fork
-child = launch.spawn(["sleep", "30"], os.environ, "/", parent_death=False)
+child = spawn.execute(["sleep", "30"], os.environ, "/", parent_death=False)
 _, status = os.waitpid(child.pid, 0)
 assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, status
 os.kill(os.getpid(), signal.SIGTERM)

@@ -1,20 +1,22 @@
 """The agent's own event loop and transports, over real descriptors."""
 
 import os
+import selectors
 import signal
 import socket
 import threading
 
 import pytest
 
-from kappa_runtime import launch
-from kappa_runtime.loop import EventLoop
-from kappa_runtime.transport import Server
+from kappa_runtime import platform
+from kappa_runtime.io.loop import EventLoop
+from kappa_runtime.io.transport import Server
+from kappa_runtime.start.sockets import listen
 
 
-@pytest.fixture
-def loop():
-    made = EventLoop()
+@pytest.fixture(params=[None, selectors.SelectSelector, selectors.PollSelector], ids=["epoll", "select", "poll"])
+def loop(request):
+    made = EventLoop() if request.param is None else EventLoop(platform.SelectorPoller(request.param()))
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1,)}
     yield made
     made.close()
@@ -117,7 +119,7 @@ class Echo:
 
 def serve(loop, notes, client, **options):
     """An echo server; `client(connection)` runs in a thread, and the loop ends with it."""
-    fd, port = launch.listen("127.0.0.1", 0)
+    fd, port = listen("127.0.0.1", 0)
     protocols = []
 
     def factory():
@@ -206,3 +208,26 @@ def test_a_client_that_resets_is_noticed_once(loop):
 
     serve(loop, notes, client)
     assert notes == ["made", "ConnectionResetError"]
+
+
+def test_a_descriptor_is_watched_for_both_ways_and_for_one_again(loop):
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    seen = []
+
+    def readable():
+        seen.append(one.recv(10))
+        loop.stop()
+
+    def writable():
+        seen.append("writable")
+        loop.remove_writer(one.fileno())
+        other.sendall(b"x")
+
+    loop.add_reader(one.fileno(), readable)
+    loop.add_writer(one.fileno(), writable)
+    run(loop)
+    assert seen == ["writable", b"x"]
+    loop.remove_reader(one.fileno())
+    one.close()
+    other.close()

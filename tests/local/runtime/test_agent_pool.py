@@ -25,7 +25,8 @@ def handler(event, context):
     global runs
     runs += 1
     print("greets", event.get("name"))
-    return {"hello": event.get("name"), "greeting": os.environ.get("GREETING"), "id": context.aws_request_id, "runs": runs}
+    greeting = os.environ.get("GREETING")
+    return {"hello": event.get("name"), "greeting": greeting, "id": context.aws_request_id, "runs": runs}
 """
 
 
@@ -84,7 +85,7 @@ def test_a_runtime_process_that_dies_while_it_waits_is_started_anew(agents, wait
         os.kill(runtime, signal.SIGKILL)
         wait_until(lambda dead=runtime: agent.runtimes() not in ([], [dead]), "another one")
         assert agent.ready().json == {"state": "pool"}
-    assert "has ended (Runtime exited with error: signal: killed): it is started anew" in agent.log
+    assert "has ended (Runtime exited with error: signal: killed): it is started again" in agent.log
     assert agent.specialize(HELLO, {"name": "you"}, env={"GREETING": "hi"}).json["greeting"] == "hi"
 
 
@@ -98,9 +99,9 @@ def test_taken_in_the_moment_that_the_runtime_process_dies(agents):
         assert reply.json["hello"] == "you"
 
 
-def test_modules_that_cannot_be_imported_ahead_are_told_of(agents, wait_until):
+def test_modules_that_cannot_be_preloaded_are_logged(agents, wait_until):
     agent = agents.start_pool(pool_preload="json,no_such_module,decimal")
-    wait_until(lambda: "no_such_module cannot be imported ahead: ModuleNotFoundError" in agent.log, "a line")
+    wait_until(lambda: "no_such_module cannot be preloaded: ModuleNotFoundError" in agent.log, "a line")
     assert agent.specialize(HELLO, {"name": "you"}).json["hello"] == "you"
 
 
@@ -380,7 +381,8 @@ def test_the_functions_own_modules_come_before_what_was_imported_ahead(agents):
     content = zipped(
         {
             "main.py": "import queue, zipfile, urllib.request\nfrom tempfile import mine\n"
-            "def handler(event, context):\n    return [queue.MINE, mine, zipfile.MINE, len(urllib.request.__file__) > 0]\n",
+            "def handler(event, context):\n"
+            "    return [queue.MINE, mine, zipfile.MINE, len(urllib.request.__file__) > 0]\n",
             "queue.py": "MINE = 'queue'\n",
             "tempfile.py": "mine = 'tempfile'\n",
             "zipfile/__init__.py": "MINE = 'zipfile'\n",
@@ -413,7 +415,10 @@ def test_told_to_stop_while_the_functions_code_loads(agents, wait_until):
 def test_more_variables_than_the_pipe_holds(agents):
     agent = agents.start_pool()
     env = {f"V{n}": "x" * 1000 for n in range(200)}
-    code = "import os\ndef handler(event, context):\n    return sum(len(v) for k, v in os.environ.items() if k[0] == 'V')\n"
+    code = (
+        "import os\ndef handler(event, context):\n"
+        "    return sum(len(v) for k, v in os.environ.items() if k[0] == 'V')\n"
+    )
     assert agent.specialize(code, {}, env=env).json == 200_000
     assert len(agent.runtimes()) == 1
 

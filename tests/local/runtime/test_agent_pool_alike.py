@@ -14,7 +14,8 @@ def stream(name):
     return {
         "type": type(one).__name__, "inner": type(inner).__name__, "encoding": inner.encoding, "errors": inner.errors,
         "write_through": getattr(inner, "write_through", None), "line": inner.line_buffering, "fd": inner.fileno(),
-        "buffer": type(inner.buffer).__name__, "newlines": inner.newlines, "dunder": type(getattr(sys, f"__{name}__")).__name__,
+        "buffer": type(inner.buffer).__name__, "newlines": inner.newlines,
+        "dunder": type(getattr(sys, f"__{name}__")).__name__,
     }
 
 def descriptors():
@@ -30,30 +31,36 @@ def look():
     return {
         "environ": dict(os.environ),
         "path": sys.path, "argv": sys.argv, "cwd": os.getcwd(), "orig_argv": len(sys.orig_argv) > 0,
-        "stdout": stream("stdout"), "stderr": stream("stderr"), "stdin": sys.stdin.read(), "stdin fd": os.readlink("/proc/self/fd/0"),
+        "stdout": stream("stdout"), "stderr": stream("stderr"), "stdin": sys.stdin.read(),
+        "stdin fd": os.readlink("/proc/self/fd/0"),
         "signals": {int(n): str(signal.getsignal(n)) for n in signal.valid_signals()},
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "wakeup": signal.set_wakeup_fd(-1),
-        "ignored": [l for l in open("/proc/self/status") if l.startswith(("SigIgn", "SigCgt", "SigBlk", "Umask", "NoNewPrivs", "Threads"))],
+        "ignored": [l for l in open("/proc/self/status")
+                    if l.startswith(("SigIgn", "SigCgt", "SigBlk", "Umask", "NoNewPrivs", "Threads"))],
         "zone": [time.tzname, time.timezone, time.localtime(0).tm_hour],
         "main": [sys.modules["__main__"].__name__, sys.modules["__main__"].__file__],
         "fds": descriptors(),
         "gc": [gc.isenabled(), gc.get_threshold()],
         "group": os.getpgrp() == os.getpid(), "session": os.getsid(0) == os.getpid(),
         "oom": open("/proc/self/oom_score_adj").read(), "nice": os.nice(0),
-        "flags": str(sys.flags), "bytecode": sys.dont_write_bytecode, "locale": locale.getlocale(), "fsenc": sys.getfilesystemencoding(),
+        "flags": str(sys.flags), "bytecode": sys.dont_write_bytecode,
+        "locale": locale.getlocale(), "fsenc": sys.getfilesystemencoding(),
         "root logger": [logging.getLogger().level, [type(h).__name__ for h in logging.getLogger().handlers]],
         "formatter": [type(h.formatter).__name__ for h in logging.getLogger().handlers],
         "warnings": [str(f) for f in warnings.filters],
-        "threads": threading.active_count(), "finders": [getattr(f, "__name__", type(f).__name__) for f in sys.meta_path], "hooks": len(sys.path_hooks),
+        "threads": threading.active_count(),
+        "finders": [getattr(f, "__name__", type(f).__name__) for f in sys.meta_path], "hooks": len(sys.path_hooks),
         "recursion": sys.getrecursionlimit(), "limits": [resource.getrlimit(n) for n in range(10)],
         "excepthook": sys.excepthook is sys.__excepthook__, "module": [__name__, __file__, __spec__.origin, __cached__],
-        "ours": sorted(n for n in sys.modules if n.startswith(("nacl", "httptools", "_cffi", "obstore", "kappa_rehearsal"))),
+        "ours": sorted(n for n in sys.modules
+                       if n.startswith(("nacl", "httptools", "_cffi", "obstore", "kappa_rehearsal"))),
     }
 
 AT_IMPORT = look()
 
 def handler(event, context):
-    return json.loads(json.dumps([AT_IMPORT, look(), {n: getattr(context, n) for n in ("function_name", "memory_limit_in_mb", "invoked_function_arn", "function_version")}]))
+    names = ("function_name", "memory_limit_in_mb", "invoked_function_arn", "function_version")
+    return json.loads(json.dumps([AT_IMPORT, look(), {n: getattr(context, n) for n in names}]))
 """
 
 

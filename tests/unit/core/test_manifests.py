@@ -198,7 +198,7 @@ def test_a_lambda_image_gets_the_agent_beside_it_and_lambdas_variables() -> None
     made = template(**spec)["spec"]
     agent, own = made["containers"]
     assert (agent["name"], own["name"]) == ("agent", "function"), "the agent listens before the runtime client starts"
-    assert agent["lifecycle"]["postStart"]["exec"]["command"][-1] == "kappa_runtime.listening"
+    assert agent["lifecycle"]["postStart"]["exec"]["command"][-1] == "kappa_runtime.post_start"
     assert made["shareProcessNamespace"] is True
     assert own["image"] == "team/app:1"
     assert own["args"] == ["app.handler"]

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from kappa_runtime import archive
-from kappa_runtime.code import CodeUnreadable
+from kappa_runtime.start import archive
+from kappa_runtime.start.code import CodeUnreadable
 
 URL = "https://example.com/code.zip?signature=secret"
 

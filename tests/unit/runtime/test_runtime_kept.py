@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappa_core import wire
-from kappa_runtime import kept, server
-from kappa_runtime.invocation import Answer, Invocation
+from kappa_runtime.agent import gateway_wire, kept_answers
+from kappa_runtime.worker.invocation import Answer, Invocation
 
 BODY = b"x" * 976  # with the overhead and the head a little over 2 KiB
 
@@ -51,7 +51,7 @@ class Holder:
         self.got.append((status, body))
 
 
-class Store(kept.KeptAnswers):
+class Store(kept_answers.KeptAnswers):
     def __init__(self, budget=1 << 20):
         self.loop = Loop()
         self.changes, self.lines = [], []
@@ -91,7 +91,7 @@ def test_what_was_seen_to_is_forgotten():
     assert (len(store), store.size, store.changes) == (0, 0, [0])
     assert not store.forget(one)
     store.leave(one, holder)
-    assert store.orphans == 0
+    assert len(store._orphans) == 0
 
 
 def test_what_runs_is_not_forgotten():
@@ -125,7 +125,7 @@ def test_a_connection_that_closes_while_it_runs():
     store.leave(one, holder)
     store.loop.advance(10 * wire.KEPT_SECONDS)
     store.end(one)
-    assert (holder.got, store.orphans) == ([], 1)
+    assert (holder.got, len(store._orphans)) == ([], 1)
     store.loop.advance(wire.KEPT_SECONDS)
     assert len(store) == 0
 
@@ -148,9 +148,9 @@ def test_draining_shortens_the_time_of_orphans():
     store.run(2)
     store.run(3, holder)
     store.drain()
-    assert store.orphans == 1
+    assert len(store._orphans) == 1
     store.loop.advance(wire.KEPT_DRAIN_SECONDS)
-    assert (store.orphans, len(store)) == (0, 1)
+    assert (len(store._orphans), len(store)) == (0, 1)
 
 
 def test_beyond_the_budget_orphans_go_first_and_the_oldest_of_them():
@@ -164,7 +164,7 @@ def test_beyond_the_budget_orphans_go_first_and_the_oldest_of_them():
     for number in range(6, 12):
         store.run(number, holder, BODY)
     assert store.size <= 10_000
-    assert store.orphans == 0
+    assert len(store._orphans) == 0
     assert store.find(held.key) is None
     assert store.find(("id-11", 1)) is not None
 
@@ -181,17 +181,17 @@ def test_what_is_dropped_is_said_now_and_then():
     for number in range(10):
         store.run(number)
     assert len(store.lines) == 1
-    assert b"had seen to them: 1." in store.lines[0]
-    store.loop.advance(kept.LOG_PAUSE)
-    assert b"had seen to them: 9." in store.lines[1]
-    store.loop.advance(10 * kept.LOG_PAUSE)
+    assert b"had handled them: 1." in store.lines[0]
+    store.loop.advance(kept_answers.LOG_PAUSE)
+    assert b"had handled them: 9." in store.lines[1]
+    store.loop.advance(10 * kept_answers.LOG_PAUSE)
     assert len(store.lines) == 2
     assert not store.loop.timers
 
 
 @pytest.mark.parametrize(("memory", "bytes_"), [(16, 1 << 20), (64, 4 << 20), (128, 8 << 20), (10_240, 8 << 20)])
 def test_the_budget(memory, bytes_):
-    assert kept.budget(memory) == bytes_
+    assert kept_answers.budget(memory) == bytes_
 
 
 STEPS = st.lists(
@@ -227,10 +227,10 @@ def test_whatever_happens_the_books_agree(steps, budget):
 
 @pytest.mark.parametrize(("value", "attempt"), [(b"1", 1), (b"17", 17)])
 def test_an_attempt(value, attempt):
-    assert server.read_attempt(value) == attempt
+    assert gateway_wire.read_attempt(value) == attempt
 
 
 @pytest.mark.parametrize("value", [b"", b"0", b"-1", b"1.0", b"first", b"1" * 10])
 def test_an_attempt_that_is_none(value):
-    with pytest.raises(server.BadRequest, match="a whole number from 1"):
-        server.read_attempt(value)
+    with pytest.raises(gateway_wire.BadRequest, match="a whole number from 1"):
+        gateway_wire.read_attempt(value)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappa_core import wire
-from kappa_runtime import errors, logs
+from kappa_runtime.worker import errors, logs
 
 
 @given(st.lists(st.binary(max_size=3000), max_size=20), st.integers(4, 500))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kappa_runtime import output
+from kappa_runtime.io import output
 
 
 class Loop:
@@ -35,6 +35,13 @@ class Loop:
         self.timers.clear()
 
 
+class Source:
+    """What feeds the log."""
+
+    def __init__(self, told):
+        self.pause = told.append
+
+
 @pytest.fixture
 def pipe():
     read_end, write_end = os.pipe()
@@ -60,7 +67,7 @@ def read_all(fd):
 
 def test_lines_wait_for_company_and_go_before_what_follows(pipe):
     loop = Loop()
-    log = output.Output(loop, pipe[1], lambda full: None)
+    log = output.Output(loop, pipe[1])
     log.line(b"START\n")
     assert read_all(pipe[0]) == b""
     log.write(b"printed")
@@ -74,26 +81,27 @@ def test_lines_wait_for_company_and_go_before_what_follows(pipe):
 
 def test_a_full_descriptor_pauses_what_feeds_it(pipe):
     loop, told = Loop(), []
-    log = output.Output(loop, pipe[1], told.append)
+    log = output.Output(loop, pipe[1])
+    log.add(Source(told))
     written = 0
     while not log.full:
         log.write(b"x" * 65536)
         written += 65536
         assert written < 2_000_000
-    assert told == [True]
+    assert told == [False, True]
     received = 0
     while log.pending:
         received += len(read_all(pipe[0]))
         loop.writers[pipe[1]]()
     received += len(read_all(pipe[0]))
     assert received == written
-    assert told == [True, False]
+    assert told == [False, True, False]
     assert not loop.writers
 
 
 def test_the_agents_own_lines_are_bounded_and_counted(pipe):
     loop = Loop()
-    log = output.Output(loop, pipe[1], lambda full: None)
+    log = output.Output(loop, pipe[1])
     log.write(b"x" * (output.MAX_PENDING + 200_000))
     for _ in range(1000):
         log.line(b"END\n")
@@ -106,7 +114,7 @@ def test_the_agents_own_lines_are_bounded_and_counted(pipe):
 
 
 def test_a_reader_that_is_gone_is_no_error(pipe):
-    log = output.Output(Loop(), pipe[1], lambda full: None)
+    log = output.Output(Loop(), pipe[1])
     os.close(pipe[0])
     log.write(b"x\n")
     log.write(b"y\n")
@@ -115,7 +123,7 @@ def test_a_reader_that_is_gone_is_no_error(pipe):
 
 def test_whole_lines_where_several_processes_print(pipe):
     loop = Loop()
-    log = output.Output(loop, pipe[1], lambda full: None)
+    log = output.Output(loop, pipe[1])
     source, sink = os.pipe()
     os.set_blocking(source, False)
     piece = output.Pipe(loop, source, log, whole_lines=True)

@@ -9,7 +9,8 @@ import pytest
 from nacl.signing import SigningKey
 
 from kappa_core import phases
-from kappa_runtime import agent, ahead, server, specialize
+from kappa_runtime.agent import agent, gateway_wire, specialize
+from kappa_runtime.start import prepared, prepared_process
 
 KEY = SigningKey(bytes(range(32)))
 
@@ -50,11 +51,11 @@ def test_what_is_no_key_is_told(key):
     ],
 )
 def test_a_running_interpreter_suits_or_not(own, pool, suits):
-    assert specialize._suits_running_interpreter(own, pool) is suits
+    assert specialize.suits_running_interpreter(own, pool) is suits
 
 
 def test_an_order_is_its_length_and_what_it_says():
-    order = ahead.order({"A": "ü"}, "main.handler", "/var/task")
+    order = prepared.order({"A": "ü"}, "main.handler", "/var/task")
     assert int.from_bytes(order[:4], "big") == len(order) - 4
     assert marshal.loads(order[4:]) == ({"A": "ü"}, "main.handler", "/var/task")
 
@@ -62,7 +63,7 @@ def test_an_order_is_its_length_and_what_it_says():
 def test_what_was_imported_ahead_gives_way_to_the_functions_own(tmp_path, monkeypatch):
     for name in ("kappa_test_base", "kappa_test_base.part"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    imported = ahead.Imported()
+    imported = prepared_process.Imported()
     ahead_of_it = ("kappa_test_queue", "kappa_test_queue.part", "kappa_test_other", "kappa_test_package")
     for name in ahead_of_it:
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
@@ -78,18 +79,18 @@ def test_what_was_imported_ahead_gives_way_to_the_functions_own(tmp_path, monkey
 
 
 def test_a_task_root_that_cannot_be_read_holds_nothing(tmp_path):
-    ahead.Imported().make_way(str(tmp_path / "none"))
+    prepared_process.Imported().make_way(str(tmp_path / "none"))
     assert "sys" in sys.modules
 
 
 def test_a_module_that_cannot_be_imported_is_told_of(capsys):
-    ahead.import_modules(["json", "kappa_no_such_module", "kappa runtime"])
+    prepared_process.import_modules(["json", "kappa_no_such_module", "kappa runtime"])
     said = capsys.readouterr().err.splitlines()
     assert [line.split()[2] for line in said] == ["kappa_no_such_module", "kappa"]
     assert "ModuleNotFoundError" in said[0]
 
 
 def test_phases_have_the_names_that_are_read():
-    header = server._PHASES % (agent._OPENING % (1, 2), 3, 4)
+    header = gateway_wire._PHASES % (agent.OPENING % (1, 2), 3, 4)
     _, _, value = header.decode().partition(": ")
     assert phases.read(value) == {"verify": 1, "code": 2, "init": 3, "run": 4}

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappa_runtime import server, sidecar
-from kappa_runtime.http_protocol import Request
+from kappa_runtime.agent import gateway_wire
+from kappa_runtime.io.http_protocol import Request
+from kappa_runtime.worker import sidecar
 
 
 def request(headers=None, body=b"1"):
@@ -17,7 +18,7 @@ def request(headers=None, body=b"1"):
 
 
 def test_what_is_left_out_is_made_up():
-    first, second = (server.read_invocation(request(), None) for _ in range(2))
+    first, second = (gateway_wire.read_invocation(request(), None) for _ in range(2))
     uuid4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
     assert re.fullmatch(uuid4, first.request_id)
     assert first.request_id != second.request_id
@@ -27,12 +28,12 @@ def test_what_is_left_out_is_made_up():
 
 
 def test_an_empty_event_is_an_empty_object():
-    assert server.read_invocation(request(body=b""), None).event == b"{}"
+    assert gateway_wire.read_invocation(request(body=b""), None).event == b"{}"
 
 
 @given(st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=4))
 def test_a_client_context_is_one_ascii_line(context):
-    line = server.read_client_context(base64.b64encode(json.dumps(context, ensure_ascii=False).encode()))
+    line = gateway_wire.read_client_context(base64.b64encode(json.dumps(context, ensure_ascii=False).encode()))
     assert json.loads(line) == context
     assert line.isascii()
     assert b"\n" not in line
@@ -41,8 +42,8 @@ def test_a_client_context_is_one_ascii_line(context):
 @given(st.binary(max_size=40))
 def test_any_client_context_is_read_or_refused(value):
     try:
-        line = server.read_client_context(value)
-    except server.BadRequest:
+        line = gateway_wire.read_client_context(value)
+    except gateway_wire.BadRequest:
         return
     assert isinstance(json.loads(line), dict)
 
@@ -50,21 +51,21 @@ def test_any_client_context_is_read_or_refused(value):
 @given(st.binary(max_size=30))
 def test_any_request_id_is_taken_or_refused(value):
     try:
-        invocation = server.read_invocation(request({b"kappa-request-id": value}), None)
-    except server.BadRequest:
+        invocation = gateway_wire.read_invocation(request({b"kappa-request-id": value}), None)
+    except gateway_wire.BadRequest:
         return
     assert re.fullmatch(r"[A-Za-z0-9-]{1,128}", invocation.request_id)
 
 
 @pytest.mark.parametrize(("query", "seconds"), [(b"", 0), (b"wait=1.5", 1.5), (b"a=b&wait=2", 2), (b"wait=1e9", 60)])
 def test_a_wait(query, seconds):
-    assert server.read_wait(query) == seconds
+    assert gateway_wire.read_wait(query) == seconds
 
 
 @pytest.mark.parametrize("query", [b"wait=", b"wait=soon", b"wait=-1", b"wait=nan"])
 def test_a_wait_that_is_none(query):
     with pytest.raises(ValueError):
-        server.read_wait(query)
+        gateway_wire.read_wait(query)
 
 
 def test_only_this_agents_runtimes_are_its_sidecar():

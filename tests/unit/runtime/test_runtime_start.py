@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kappa_core import names
 from kappa_core.agent_config import AgentConfig
-from kappa_runtime import code, environment, launch
+from kappa_runtime.start import code, environment, fork
 
 
 def config(**values):
@@ -16,9 +16,9 @@ def config(**values):
 
 
 def test_a_function_with_python_variables_of_its_own_gets_an_interpreter_of_its_own():
-    assert launch._can_fork({"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"})
-    assert not launch._can_fork({"PYTHONPATH": "/lib/mine"})
-    assert not launch._can_fork({"PYTHONOPTIMIZE": "1"})
+    assert fork.can_fork({"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"})
+    assert not fork.can_fork({"PYTHONPATH": "/lib/mine"})
+    assert not fork.can_fork({"PYTHONOPTIMIZE": "1"})
 
 
 def test_the_agents_own_variables_stay_its_own():
@@ -53,7 +53,8 @@ def test_the_log_stream_is_lambdas():
 
 
 def test_python_runs_on_the_agents_interpreter():
-    assert environment.command(config()) == [sys.executable, "-P", "-m", "kappa_runtime.python_runtime", "main.handler"]
+    command = [sys.executable, "-P", "-m", "kappa_runtime.start.python_runtime", "main.handler"]
+    assert environment.command(config()) == command
 
 
 def test_a_custom_runtime_needs_its_bootstrap(tmp_path):

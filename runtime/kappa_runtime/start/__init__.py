@@ -1,0 +1,11 @@
+"""The ways to start a runtime process, behind one protocol (`child.Starter`), and what it is started with.
+
+| module | way |
+| --- | --- |
+| `fork` | a fork of the agent becomes the function's interpreter: the first process of a Python function |
+| `spawn` | a new interpreter, or a custom runtime's `bootstrap` |
+| `prepared` | a pool pod's process that has started and waits for its order; its own side is `prepared_process` |
+
+Much of this runs before the rest of the agent is imported, so it imports nothing heavy.
+May import `kappa_runtime.platform`, `kappa_runtime.imports` and the core.
+"""
