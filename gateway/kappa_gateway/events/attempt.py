@@ -70,7 +70,7 @@ class Attempts:
         return lambda_result(answer.status, answer.headers, answer.body[:keep], len(answer.body))
 
     def _worth_keeping(self, function: FunctionState) -> int:
-        """How many bytes of an answer somebody may want to see."""
+        """How many bytes of an answer are of use to anybody."""
         wanted = function.manifest.spec.async_ if function.manifest is not None else None
         if wanted is None or not (wanted.on_success or wanted.on_failure or wanted.dead_letter):
             return max(self._result_max_bytes, MAX_ERROR_BYTES)

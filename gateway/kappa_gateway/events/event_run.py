@@ -15,6 +15,7 @@ other is nacked until the next one is due. Deliveries take a way of their own (`
 
 import logging
 from collections.abc import Callable
+from typing import assert_never
 
 from kappa_core.errors import KappaError
 from kappa_core.event import Policy, Record, Trouble, expired
@@ -151,8 +152,8 @@ class EventRun:
         return runner.attempts.judge(function, answer)
 
     async def _settled_elsewhere(self) -> SettledElsewhere | None:
-        """No pod keeps the answer to this attempt. So nobody runs it, or it was settled since the record was read: what
-        follows is recorded before a pod may forget."""
+        """No pod keeps the answer to this attempt. So it does not run, or it was settled since the record was read:
+        what follows is recorded before a pod may forget."""
         record = await self._look_up()
         if record is None or not (record.status.final or record.attempts >= self._number):
             return None
@@ -199,6 +200,8 @@ class EventRun:
                 await settlement.nack(lease)
             case LeaseLost():
                 logger.info("an event was left to the gateway that holds it now", extra={"request_id": event_id})
+            case _:
+                assert_never(outcome)
 
     async def _settle_result(self, result: Result, function: FunctionState | None, policy: Policy) -> None:
         assert function is not None

@@ -43,7 +43,7 @@ class HeldAnswer:
     __slots__ = ("_connection",)
 
     def __init__(self, connection: Connection, request_id: str, attempt: int) -> None:
-        self._connection = connection
+        self._connection: Connection | None = connection
         connection.deadline = math.inf  # the sweep would break it
         connection.closing_request = (
             f"DELETE {wire.KEPT_PATH}{request_id}/{attempt} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n".encode()
@@ -51,13 +51,16 @@ class HeldAnswer:
 
     def settled(self) -> None:
         """What follows from the answer is durable: the agent may forget it."""
-        self._connection.finish()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.finish()
 
     def abandon(self) -> None:
         """It could not be settled: the agent keeps it for whoever asks next. Harmless after `settled`."""
-        if self._connection.active:
-            self._connection.abort(PodLost("the connection was broken so that the agent keeps an event's answer"))
-            self._connection.finish()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort(PodLost("the connection was broken so that the agent keeps an event's answer"))
+            connection.finish()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -87,7 +90,7 @@ class KeptAnswers:
         Waits for a pod that runs it. Needs no slot, and asks pods that drain too. A pod that cannot be reached, or
         answers nothing for `PROMPT` seconds, counts as one that knows nothing: after a pod's crash a function may run
         twice. To be asked whenever it is not known what became of an attempt: after another gateway's crash, and after
-        `PodLost` or `GatewayTimeout` too. Functions must be synced, or there are pods that nobody asks.
+        `PodLost` or `GatewayTimeout` too. Functions must be synced, or there are pods that are not asked.
 
         Raises `GatewayTimeout` if a pod runs the attempt and did not end it within the function's timeout and the
         margin: it must not be run again now.

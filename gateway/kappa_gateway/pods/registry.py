@@ -87,14 +87,15 @@ class Registry:
         known.observed = pod
         if pod.concurrency != known.capacity:
             self._dispatcher.set_capacity(known, pod.concurrency)
-        if pod.terminating:
-            if known.status is not PodStatus.DRAINING:
-                self._dispatcher.set_status(known, PodStatus.DRAINING)
-                self._leave(known)
-        elif pod.host is not None and known.endpoint is None:
+        if pod.host is not None and known.endpoint is None:
             known.start.addressed = self._wall_clock()
+            # of a terminating pod too: it may keep the answers of events
             known.endpoint = self._upstream.endpoint(pod.host, pod.port, f"pod {pod.name}")
-            self._dialer.dial(known)
+            if not pod.terminating:
+                self._dialer.dial(known)
+        if pod.terminating and known.status is not PodStatus.DRAINING:
+            self._dispatcher.set_status(known, PodStatus.DRAINING)
+            self._leave(known)
 
     def remove_pod(self, namespace: str, name: str) -> None:
         pod = self._dispatcher.pod(namespace, name)

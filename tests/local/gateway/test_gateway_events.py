@@ -140,12 +140,12 @@ async def test_the_third_failure_ends_in_the_dead_letter(asynchronous, tools):
         pod = Script(tools, failure(tools, "never"))
         await run.add_pod(pod)
         request_id = await send(run, body=b'{"keep": "me"}')
-        buried = await dead(run, request_id)
+        dead_event = await dead(run, request_id)
         record = await final_record(run, request_id)
         assert (record.status, record.attempts) == (Status.FAILED, 3)
         assert record.error == {"errorType": "ValueError", "errorMessage": "never"}
-        assert (buried.condition, buried.attempts) == (Condition.RETRIES_EXHAUSTED, 3)
-        assert buried.event.payload == b'{"keep": "me"}'
+        assert (dead_event.condition, dead_event.attempts) == (Condition.RETRIES_EXHAUSTED, 3)
+        assert dead_event.event.payload == b'{"keep": "me"}'
         assert len(pod.attempts) == 3
         await lanes_are_empty(run)
 
@@ -186,9 +186,9 @@ async def test_max_replicas_zero_goes_to_the_dead_letter_at_once(asynchronous, t
     async with asynchronous([function], event_first_backoff=3600.0, event_longest_backoff=3600.0) as run:
         ids = [await send(run) for _ in range(5)]
         for request_id in ids:
-            buried = await dead(run, request_id)
-            assert (buried.condition, buried.attempts) == (Condition.ZERO_RESERVED_CONCURRENCY, 0)
-        assert "maxReplicas is 0" in buried.error["errorMessage"]
+            dead_event = await dead(run, request_id)
+            assert (dead_event.condition, dead_event.attempts) == (Condition.ZERO_RESERVED_CONCURRENCY, 0)
+        assert "maxReplicas is 0" in dead_event.error["errorMessage"]
 
 
 async def test_a_function_that_cannot_run_postpones_without_using_attempts_up(asynchronous, tools):
@@ -290,8 +290,8 @@ async def test_an_event_of_a_gateway_that_died_is_not_run_again(asynchronous, to
         assert script.kept_asked == ["answered/1"]
 
 
-async def test_an_answer_that_was_seen_to_while_the_pods_were_asked_is_not_run_for_again(asynchronous, tools):
-    """Its first holder is slow, not dead: it records what follows, and lets the pod forget, after the next one has looked."""
+async def test_an_answer_that_was_settled_while_the_pods_were_asked_is_not_run_again(asynchronous, tools):
+    """The first holder is slow, not dead: it records what follows, and lets the pod forget, after the next looked."""
     async with asynchronous([]) as run:
         queue = run.gateway.events.queue
         now = time.time()
@@ -380,14 +380,14 @@ async def test_a_long_result_is_cut(asynchronous, tools):
         assert (record.result, record.result_truncated) == ("\u00e4" * 5, True)
 
 
-async def test_an_event_that_cannot_be_read_is_buried(asynchronous):
+async def test_an_event_that_cannot_be_read_is_dead_lettered(asynchronous):
     async with asynchronous() as run:
         pod = await run.add_pod()
         await run.gateway.events.intake.accept(
             Event("bad", LANE, b"{}", time.time(), {"x-amzn-trace-id": "1\r\nkappa-attempt: 9"})
         )
-        buried = await dead(run, "bad")
-        assert buried.error["errorType"] == "Kappa.UnreadableEvent"
+        dead_event = await dead(run, "bad")
+        assert dead_event.error["errorType"] == "Kappa.UnreadableEvent"
         assert (await final_record(run, "bad")).status is Status.FAILED
         assert pod.requests == []
 
@@ -401,7 +401,7 @@ async def test_an_event_waits_for_its_function(asynchronous, tools):
         assert (await final_record(run, "early")).status is Status.SUCCEEDED
 
 
-async def test_what_waited_for_its_function_for_too_long_is_buried(asynchronous):
+async def test_what_waited_for_its_function_for_too_long_is_dead_lettered(asynchronous):
     async with asynchronous([]) as run:
         await run.gateway.events.queue.enqueue(Event("orphan", LANE, b"{}", time.time() - 6 * 3600 - 1))
         assert (await dead(run, "orphan")).condition is Condition.EVENT_AGE_EXCEEDED
@@ -482,23 +482,23 @@ async def test_deliveries_are_tried_again_until_they_are_taken(asynchronous, too
         await lanes_are_empty(run)
         page = (await run.request("GET", "/metrics")).body.decode()
         assert (
-            'kappa_async_deliveries_total{destination="http",function="hello",namespace="default",outcome="success"} 1.0'
-            in page
+            'kappa_async_deliveries_total{destination="http",function="hello",namespace="default",'
+            'outcome="success"} 1.0' in page
         )
         assert 'outcome="failed"} 2.0' in page
     await hook.stop()
 
 
-async def test_a_delivery_that_is_never_taken_is_buried(asynchronous, tools):
+async def test_a_delivery_that_is_never_taken_is_dead_lettered(asynchronous, tools):
     function = tools.function(**{"async": {"onSuccess": {"http": {"url": "http://127.0.0.1:9/"}}}})
     async with asynchronous([function], delivery_addresses="any", delivery_max_age=1.0) as run:
         await run.add_pod()
         await send(run)
 
-        async def buried():
+        async def dead_event():
             return await run.gateway.events.queue.dead_events("default", "hello", limit=10)
 
-        (one,) = await until(buried, "the delivery in the dead letter")
+        (one,) = await until(dead_event, "the delivery in the dead letter")
         assert one.event.lane.kind is Kind.DELIVERY
         assert one.attempts > 1
         assert "127.0.0.1" in one.error["errorMessage"]
@@ -508,7 +508,7 @@ async def test_a_delivery_that_is_never_taken_is_buried(asynchronous, tools):
 # -- many
 
 
-async def test_in_hand_is_what_there_is_room_for(asynchronous, tools):
+async def test_no_more_is_held_than_there_is_room_for(asynchronous, tools):
     gate = asyncio.Event()
 
     async def slow(request):
@@ -567,7 +567,7 @@ async def test_callers_are_served_beside_a_backlog(asynchronous, tools):
         assert left > 100, f"the backlog was nearly gone after {waited:.2f} s: nothing was shown"
 
 
-async def test_the_end_of_a_gateway_returns_what_waits_and_sees_to_what_runs(asynchronous, tools):
+async def test_the_end_of_a_gateway_returns_what_waits_and_settles_what_runs(asynchronous, tools):
     gate = asyncio.Event()
 
     async def slow(request):
@@ -595,7 +595,7 @@ async def test_the_end_of_a_gateway_returns_what_waits_and_sees_to_what_runs(asy
             assert (record.status, record.attempts, record.postponements) == (Status.SUCCEEDED, 1, 0)
 
 
-async def test_while_the_queue_is_away_events_stay_in_hand_and_are_seen_to_after(asynchronous, tools, caplog):
+async def test_while_the_queue_is_away_events_stay_held_and_are_settled_after(asynchronous, tools, caplog):
     gate = asyncio.Event()
 
     async def slow(request):
@@ -663,14 +663,14 @@ async def test_in_a_full_queue_a_failed_event_waits_for_room_in_the_dead_letter(
     script = Script(tools, failure(tools))
     async with asynchronous() as run:
         queue = run.gateway.events.queue
-        bury, save = queue.dead_letter, queue.save_record
-        full = {"save": 3, "bury": 3}
+        dead_letter, save = queue.dead_letter, queue.save_record
+        full = {"save": 3, "dead_letter": 3}
 
-        async def bury_if_there_is_room(event):
-            if full["bury"]:
-                full["bury"] -= 1
+        async def dead_letter_if_there_is_room(event):
+            if full["dead_letter"]:
+                full["dead_letter"] -= 1
                 raise QueueFull("the disk is full")
-            await bury(event)
+            await dead_letter(event)
 
         async def save_if_there_is_room(record):
             if record.status.final and full["save"]:
@@ -678,7 +678,7 @@ async def test_in_a_full_queue_a_failed_event_waits_for_room_in_the_dead_letter(
                 raise QueueFull("the disk is full")
             await save(record)
 
-        monkeypatch.setattr(queue, "dead_letter", bury_if_there_is_room)
+        monkeypatch.setattr(queue, "dead_letter", dead_letter_if_there_is_room)
         monkeypatch.setattr(queue, "save_record", save_if_there_is_room)
         await run.add_pod(script)
         request_id = await send(run)
@@ -686,7 +686,7 @@ async def test_in_a_full_queue_a_failed_event_waits_for_room_in_the_dead_letter(
         assert (await dead(run, request_id)).event.id == request_id
         await lanes_are_empty(run)
     assert len(script.attempts) == 3
-    assert full == {"save": 0, "bury": 0}
+    assert full == {"save": 0, "dead_letter": 0}
 
 
 async def test_a_bug_ends_neither_the_gateway_nor_the_lane(asynchronous, tools, monkeypatch):

@@ -1,4 +1,4 @@
-"""Everything at once, by a seeded die: pods that break, refuse and fail, a queue that comes and goes, gateways that end."""
+"""Everything at once, by a seeded die: pods that break, refuse and fail, an unsteady queue, gateways that end."""
 
 import asyncio
 import contextlib

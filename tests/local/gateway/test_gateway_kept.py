@@ -69,7 +69,7 @@ async def test_the_one_pod_that_knows(gateway, tools):
     await tools.eventually(lambda: nothing_is_left(gateway))
 
 
-async def test_nobody_knows(gateway, tools):
+async def test_no_pod_knows(gateway, tools):
     await gateway.add_pod(knows_not(tools))
     # an image with Lambda's emulator, an agent of another event, and a server that answers anything
     await gateway.add_pod(knows_not(tools, status="400 Bad Request"))
@@ -100,6 +100,18 @@ async def test_a_pod_that_is_full_or_drains_is_asked_too(gateway, tools):
     # it hears so at once, for it waits for that
     await tools.eventually(lambda: len(pod.requests) == 2)
     assert (pod.requests[1].method, pod.requests[1].target) == ("DELETE", f"{wire.KEPT_PATH}one/1")
+
+
+async def test_a_pod_that_drained_before_the_gateway_knew_it_is_asked_too(gateway, tools):
+    served = tools.pod(knows(tools))
+    await served.start()
+    gateway.pods.append(served)
+    gateway.sink.put_pod(Pod("default", "pod", "hello", "127.0.0.1", served.port, 1, "lambda", terminating=True))
+    assert function_of(gateway).pods["pod"].status is PodStatus.DRAINING
+    found = await look(gateway)
+    assert found.body == b'"kept"'
+    found.held.settled()
+    await tools.eventually(lambda: [request.method for request in served.requests] == ["GET", "DELETE"])
 
 
 async def test_a_pod_that_is_gone_counts_as_knowing_nothing(gateway, tools):
@@ -293,7 +305,7 @@ async def test_a_run_outlives_its_gateway_and_is_found(gateway, agent, tools, tm
     assert again.body == b'"one"'
     again.held.settled()
     second.held.settled()
-    # stopping, it closes its idle connections and so says what it has seen to; then the agent has nothing to wait for
+    # stopping, it closes its idle connections and so reports what is settled; then the agent has nothing to wait for
     function_of(gateway).pods["agent"].endpoint.close()
     await tools.eventually(lambda: nothing_is_left(gateway))
     assert await look(gateway, "one", 2) is None

@@ -1,5 +1,5 @@
-"""A gateway with a real queue and real agents is killed again and again, and its NATS with it: its pods live on, and nothing
-runs twice."""
+"""A gateway with a real queue and real agents is killed again and again, and its NATS with it: its pods live on, and
+nothing runs twice."""
 
 import asyncio
 import json
@@ -33,8 +33,10 @@ queue, *ports = sys.argv[1:]
 class Backend:
     async def run(self, sink):
         spec = {"runtime": "python3.13", "handler": "main.handler", "code": {"inline": "-"}, "concurrency": 2}
-        sink.replace_functions([Function.model_validate({"metadata": {"name": "hello", "generation": 1}, "spec": spec})])
-        sink.replace_pods([Pod("default", f"pod-{port}", "hello", "127.0.0.1", int(port), 2, "lambda") for port in ports])
+        manifest = {"metadata": {"name": "hello", "generation": 1}, "spec": spec}
+        sink.replace_functions([Function.model_validate(manifest)])
+        pods = [Pod("default", f"pod-{port}", "hello", "127.0.0.1", int(port), 2, "lambda") for port in ports]
+        sink.replace_pods(pods)
         await asyncio.Event().wait()
 
 settings = Settings(host="127.0.0.1", port=0, internal_port=-1, name="test", queue_url=queue, queue_lease=1.0)
@@ -85,7 +87,7 @@ async def agents(tmp_path):
 
 
 class Killable:
-    """A gateway in a process of its own, started anew after each kill."""
+    """A gateway in a process of its own, started again after each kill."""
 
     def __init__(self, queue, ports):
         self._arguments = [queue, *map(str, ports)]

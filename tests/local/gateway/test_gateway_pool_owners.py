@@ -7,9 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import pytest
+from nats_server import NatsServer
 from pool_pods import PRIVATE_KEY, RUNTIME, FakePoolPod, pool_function
 
 from kappa_core import pool, wire
+from kappa_gateway.events import discovery
 from kappa_gateway.pods.platform import Peer, Pod
 from kappa_gateway.pods.state import PodStatus
 from kappa_gateway.pods.warm import ownership
@@ -287,3 +289,35 @@ async def test_a_function_moves_to_another_gateway_without_a_pod_too_many(gatewa
         both.show(made, [other])
         assert (await waiting).json() == 2
         assert len(both.taken) == 1
+
+
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory):
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_events_are_received_by_the_gateway_that_claims_whichever_accepts_them(
+    gateways, nats_server, monkeypatch
+):
+    # only the notice from the gateway that accepts an event can be in time
+    monkeypatch.setattr(discovery, "DISCOVERY_INTERVAL", 600.0)
+    async with gateways(settings={"queue_url": nats_server.url}, scaling={"maxReplicas": 1}) as both:
+        (other,) = both.others
+        made = await both.add()
+        for number in range(3):
+            got = await other.invoke(body=b"%d" % number, X_Amz_Invocation_Type="Event")
+            assert got.status == 202
+            await both.tools.eventually(
+                lambda number=number: both.counted(both.owner) == {("Event", "success"): number + 1}
+            )
+        assert both.counted(other) == {}
+        assert both.function(both.owner).counts.cold_starts == {("Pool", "claimed"): 1}
+        # once it has a pod of its own it receives events too
+        both.show(made, both.runs)
+        await both.tools.eventually(lambda: both.function(other).serving)
+        await both.tools.eventually(lambda: not len(both.owner.gateway.events.lanes))
+        assert (await other.invoke(body=b"3", X_Amz_Invocation_Type="Event")).status == 202
+        await both.tools.eventually(lambda: both.counted(other) == {("Event", "success"): 1})

@@ -1,4 +1,4 @@
-"""Signatures of what goes to web addresses, held against Standard Webhooks' rules and the receiver that the docs show."""
+"""Signatures of deliveries to web addresses, checked by Standard Webhooks' rules and the receiver in the docs."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kappa_gateway.events.destinations import signing
 
 MASTER = "the-installations-key"
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "destinations.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "destinations.md"
 Verify = Callable[[Mapping[str, str], bytes, str], bytes]
 
 
