@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-STARTED_WITHIN = 10.0
+STARTED_WITHIN = 30.0
 
 
 def binary() -> str:

@@ -1,7 +1,7 @@
-"""A process to be killed: puts events, takes them and ends them as fast as it can, and says so line by line.
+"""A process to be killed: enqueues, receives and acknowledges events as fast as it can, and prints that line by line.
 
-`put ID` and `done ID` when the queue has answered, `ending ID` before it is asked to end that event.
-Arguments: the settings that lead to the queue, and the test's own, both JSON; and how many it puts at a time.
+`enqueued ID` and `acked ID` when the queue has confirmed it, `acking ID` before it is asked to.
+Arguments: the settings that lead to the queue, and the test's own, both JSON; and how many it enqueues at a time.
 """
 
 import asyncio
@@ -16,30 +16,30 @@ from queue_contract import LANE, an_event, make
 from kappa_gateway.queue.protocol import Queue
 
 
-def say(what: str, event_id: str) -> None:
+def report(what: str, event_id: str) -> None:
     os.write(1, f"{what} {event_id}\n".encode())
 
 
-async def put(queue: Queue) -> None:
+async def enqueue(queue: Queue) -> None:
     while True:
         event = an_event(f"{os.getpid()}-{uuid.uuid4()}", payload=os.urandom(300))
         await queue.enqueue(event)
-        say("put", event.id)
+        report("enqueued", event.id)
 
 
-async def take(queue: Queue) -> None:
+async def receive(queue: Queue) -> None:
     while True:
-        # every second one stays in hand
+        # every second one stays leased
         for lease in (await queue.receive(LANE, 20, 1.0))[::2]:
-            say("ending", lease.event.id)
+            report("acking", lease.event.id)
             await queue.ack(lease)
-            say("done", lease.event.id)
+            report("acked", lease.event.id)
 
 
-async def main(options: dict[str, Any], settings: dict[str, Any], putters: int) -> None:
+async def main(options: dict[str, Any], settings: dict[str, Any], writers: int) -> None:
     queue = make(options, settings)
     await queue.open()
-    await asyncio.gather(take(queue), *(put(queue) for _ in range(putters)))
+    await asyncio.gather(receive(queue), *(enqueue(queue) for _ in range(writers)))
 
 
 if __name__ == "__main__":

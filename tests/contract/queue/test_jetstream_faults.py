@@ -1,4 +1,4 @@
-"""What JetStream's adapter does when the server dies, stalls, comes late, or somebody takes its streams away."""
+"""What JetStream's adapter does when the server crashes, stalls or comes late, or somebody deletes its streams."""
 
 import asyncio
 import time
@@ -109,7 +109,7 @@ async def test_a_server_that_comes_late_is_found(server: NatsServer, own: Queues
     began = time.monotonic()
     await queue.open()
     try:
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < LONG
         assert not queue.available
         with pytest.raises(QueueUnavailable, match=rf"nats://127\.0\.0\.1:{server.port}.*KAPPA_GATEWAY_QUEUE_URL"):
             await queue.enqueue(an_event())
@@ -125,18 +125,18 @@ async def test_a_server_that_comes_late_is_found(server: NatsServer, own: Queues
 async def test_a_call_waits_for_a_server_that_restarts(server: NatsServer, own: Queues) -> None:
     server.start()
     queue = await own.open(queue_timeout=10.0)
-    taking = asyncio.create_task(queue.receive(LANE, 1, LONG))
+    receiving = asyncio.create_task(queue.receive(LANE, 1, LONG))
     await asyncio.sleep(0.1)
     server.kill()
     putting = asyncio.create_task(queue.enqueue(an_event("one")))
     await eventually(lambda: not queue.available, "that the server is gone")
     server.start()
     assert await putting
-    assert ids_of(await taking) == ["one"]
+    assert ids_of(await receiving) == ["one"]
 
 
 @pytest.mark.parametrize("graceful", [True, False])
-async def test_what_is_in_hand_stays_in_hand_over_a_restart(server: NatsServer, own: Queues, graceful: bool) -> None:
+async def test_a_lease_outlives_a_restart_of_the_server(server: NatsServer, own: Queues, graceful: bool) -> None:
     server.start()
     queue = await own.open(queue_lease=5.0)
     await enqueue_many(queue, 3)
@@ -160,7 +160,7 @@ async def test_what_is_in_hand_stays_in_hand_over_a_restart(server: NatsServer, 
         await asyncio.sleep(0.01)
 
 
-async def test_what_a_killed_server_may_have_handed_out_is_not_fresh(server: NatsServer, own: Queues) -> None:
+async def test_what_a_killed_server_may_have_delivered_is_not_fresh(server: NatsServer, own: Queues) -> None:
     server.start()
     queue = await own.open(queue_lease=2.0)
     await enqueue_many(queue, 2)
@@ -179,7 +179,7 @@ async def test_what_a_killed_server_may_have_handed_out_is_not_fresh(server: Nat
     assert (later.event.id, later.fresh, later.counted) == ("later-0000", True, True)
 
 
-async def test_no_try_begins_on_a_lease_that_a_killed_server_may_have_forgotten(
+async def test_no_attempt_starts_on_a_lease_that_a_killed_server_may_have_forgotten(
     server: NatsServer, own: Queues
 ) -> None:
     server.start()
@@ -194,7 +194,7 @@ async def test_no_try_begins_on_a_lease_that_a_killed_server_may_have_forgotten(
     await eventually(lambda: queue.available, "that the queue is back")
     assert not queue.may_attempt(waiting)
     again = await receive_one(queue)
-    assert again.event == waiting.event, "what was let go of comes again, and what is in hand does not"
+    assert again.event == waiting.event, "the dropped one is delivered again, and the held one is not"
     assert queue.may_attempt(again)
 
 
@@ -234,8 +234,8 @@ async def test_a_cut_connection_is_made_again(server: NatsServer) -> None:
             await asyncio.sleep(0.01 * cuts)
         stop.set()
         await asyncio.gather(*tasks)
-        taken = ids_of(await receive_some(queue, len(put)))
-        assert sorted(taken) == sorted(put)
+        received = ids_of(await receive_some(queue, len(put)))
+        assert sorted(received) == sorted(put)
         await queues.close_all()
 
 
@@ -253,27 +253,27 @@ async def test_a_stalled_connection_is_an_error_in_time_and_then_another(server:
             await queue.save_record(a_record("during"))
         with pytest.raises(QueueUnavailable):
             await queue.lanes()
-        assert time.monotonic() - began < 6.0
+        assert time.monotonic() - began < LONG
         await eventually(lambda: not queue.available, "that the connection is of no use")
         proxy.flow()
         await eventually(lambda: queue.available, "the next connection")
         assert await queue.enqueue(an_event("after"))
-        taken: set[str] = set()  # "during" may be among them
-        while not {"before", "after"} <= taken:
-            taken |= set(ids_of(await receive_some(queue, 1)))
+        received: set[str] = set()  # "during" may be among them
+        while not {"before", "after"} <= received:
+            received |= set(ids_of(await receive_some(queue, 1)))
         await queues.close_all()
 
 
 async def test_closing_does_not_wait_for_a_stalled_server(server: NatsServer, own: Queues) -> None:
     server.start()
-    queue = await own.open()
+    queue = await own.open(queue_timeout=10 * LONG)
     server.stall()
     began = time.monotonic()
     await own.close(queue)
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < LONG
 
 
-# -- somebody else's hands
+# -- streams and consumers that somebody deleted
 
 
 async def _api(queue: Queue, what: str) -> None:
@@ -293,10 +293,10 @@ async def test_a_consumer_that_somebody_deleted_is_made_again(server: NatsServer
     held = await receive_one(queue)
     waiting = asyncio.create_task(other.receive(LANE, 10, LONG))
     (second,) = await waiting
-    waiting = asyncio.create_task(queue.receive(LANE, 10, 3.0))
+    waiting = asyncio.create_task(queue.receive(LANE, 10, LONG))
     await asyncio.sleep(0.1)
     await _api(queue, f"CONSUMER.DELETE.{STREAM}.dispatch")
-    # It has forgotten what was handed out: what this gateway holds it keeps, the other's comes, and is not fresh.
+    # It has forgotten its deliveries: this gateway keeps what it holds; the other's event comes, and is not fresh.
     again = await waiting
     assert [(lease.event.id, lease.fresh) for lease in again] == [(second.event.id, False)]
     await queue.ack(held)
@@ -319,9 +319,9 @@ async def test_a_stream_that_somebody_deleted_is_made_again(server: NatsServer, 
     assert ids_of(await queue.records(LANE.namespace, LANE.function, limit=10)) == ["after"]
 
 
-async def test_a_cancelled_take_gives_back_at_once(server: NatsServer, own: Queues) -> None:
+async def test_a_cancelled_receive_returns_its_events_at_once(server: NatsServer, own: Queues) -> None:
     server.start()
-    queue = await own.open()
+    queue = await own.open(queue_lease=10 * LONG)
     for number in range(20):
         waiting = asyncio.create_task(queue.receive(LANE, 1, LONG))
         await asyncio.sleep(0.01)
@@ -329,7 +329,7 @@ async def test_a_cancelled_take_gives_back_at_once(server: NatsServer, own: Queu
         began = time.monotonic()
         if waiting.cancelled():
             assert (await receive_one(queue)).event.id == str(number)
-        assert time.monotonic() - began < 8.0
+        assert time.monotonic() - began < LONG, "before its lease expired"
 
 
 async def _cancel(task: "asyncio.Task[list[object]]") -> None:

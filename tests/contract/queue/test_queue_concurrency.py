@@ -1,4 +1,4 @@
-"""Many at once: each event in one hand."""
+"""Many at once: each event has one holder."""
 
 import asyncio
 from collections import Counter

@@ -58,7 +58,7 @@ async def test_a_retry_keeps_its_time_over_a_restart(queues: Queues) -> None:
 
 
 async def test_a_gateway_killed_at_any_moment_loses_nothing(queues: Queues) -> None:
-    """Three in a row, on the same queue: `kill -9` while they put, take and end as fast as they can."""
+    """Three in a row, on the same queue: `kill -9` while they enqueue, receive and acknowledge as fast as they can."""
     said: dict[str, list[str]] = defaultdict(list)
     for _ in range(3):
         await _work_and_die(queues, said, events=150)
@@ -70,9 +70,9 @@ async def test_a_gateway_killed_at_any_moment_loses_nothing(queues: Queues) -> N
         for lease in leases:
             await queue.ack(lease)
     assert len(there) == len(set(there)), "an event is in the queue once"
-    assert not set(there) & set(said["done"]), "what was done is gone for good"
-    assert set(said["put"]) - set(said["ending"]) <= set(there), "what was put and not ended is there"
-    assert len(said["done"]) > 10, "it was killed in the middle of work"
+    assert not set(there) & set(said["acked"]), "what was acknowledged is gone for good"
+    assert set(said["enqueued"]) - set(said["acking"]) <= set(there), "what was enqueued and not acknowledged is there"
+    assert len(said["acked"]) > 10, "it was killed in the middle of work"
 
 
 async def _work_and_die(queues: Queues, said: dict[str, list[str]], events: int) -> None:
@@ -81,7 +81,7 @@ async def _work_and_die(queues: Queues, said: dict[str, list[str]], events: int)
         sys.executable, queue_worker.__file__, *arguments, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    before = len(said["put"])
+    before = len(said["enqueued"])
 
     async def listen() -> None:
         async for line in process.stdout or ():
@@ -92,10 +92,12 @@ async def _work_and_die(queues: Queues, said: dict[str, list[str]], events: int)
     listening = asyncio.create_task(listen())
     try:
         await eventually(
-            lambda: len(said["put"]) - before >= events or listening.done(), "events put by a child", within=3 * LONG
+            lambda: len(said["enqueued"]) - before >= events or listening.done(),
+            "events put by a child",
+            within=3 * LONG,
         )
     finally:
         process.kill()
         await process.wait()
         await listening
-    assert len(said["put"]) - before >= events
+    assert len(said["enqueued"]) - before >= events

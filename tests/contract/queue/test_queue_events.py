@@ -1,4 +1,4 @@
-"""Putting, taking, ending and looking at events."""
+"""Putting, receiving, ending and looking at events."""
 
 import asyncio
 import time
@@ -68,7 +68,7 @@ async def test_events_come_in_the_order_they_were_put(queue: Queue) -> None:
     assert ids_of(await receive_some(queue, 20)) == ids[10:]
 
 
-async def test_take_gives_no_more_than_asked_for(queue: Queue) -> None:
+async def test_receive_returns_no_more_than_asked_for(queue: Queue) -> None:
     await enqueue_many(queue, 5)
     assert len(await queue.receive(LANE, 2, 1.0)) <= 2
     assert await queue.receive(LANE, 0, 0.0) == []
@@ -79,17 +79,17 @@ async def test_the_last_lease_says_how_many_more_wait(queue: Queue) -> None:
     assert (await receive_some(queue, 3))[-1].waiting == 4
 
 
-async def test_take_waits_for_the_first_event_only(queue: Queue) -> None:
-    taking = asyncio.create_task(queue.receive(LANE, 10, 10 * LONG))
+async def test_receive_waits_for_the_first_event_only(queue: Queue) -> None:
+    receiving = asyncio.create_task(queue.receive(LANE, 10, 10 * LONG))
     await asyncio.sleep(0)
     event = an_event()
     started = time.monotonic()
     await queue.enqueue(event)
-    assert ids_of(await asyncio.wait_for(taking, LONG)) == [event.id]
+    assert ids_of(await asyncio.wait_for(receiving, LONG)) == [event.id]
     assert time.monotonic() - started < LONG
 
 
-async def test_take_of_an_empty_lane_ends_after_its_wait(queue: Queue) -> None:
+async def test_receive_from_an_empty_lane_ends_after_its_wait(queue: Queue) -> None:
     started = time.monotonic()
     assert await queue.receive(LANE, 1, 0.3) == []
     assert 0.25 < time.monotonic() - started < LONG
@@ -103,7 +103,7 @@ async def test_several_who_wait_get_an_event_each(queue: Queue) -> None:
     assert sorted(lease.event.id for lease in await asyncio.gather(*takers)) == ids
 
 
-async def test_done_is_for_good(queues: Queues) -> None:
+async def test_an_acknowledged_event_is_gone_for_good(queues: Queues) -> None:
     lease = queues.seconds(1.0)
     queue = await queues.open(queue_lease=lease)
     await enqueue_many(queue, 2)
@@ -260,15 +260,15 @@ async def test_a_full_lane_refuses_and_takes_again_when_there_is_room(queues: Qu
 # -- purge
 
 
-async def test_purge_drops_what_waits_and_what_is_in_hand(queues: Queues) -> None:
+async def test_purge_removes_waiting_and_leased_events(queues: Queues) -> None:
     queue = await queues.open()
     ids = await enqueue_many(queue, 5)
     await enqueue_many(queue, 2, OTHER_LANE, "mail")
-    in_hand, retried, *_ = await receive_some(queue, 2)
+    held, retried, *_ = await receive_some(queue, 2)
     await queue.nack(retried, 0.0)
     assert await queue.purge(LANE) == 5
-    await queue.extend([in_hand])
-    await queue.nack(in_hand, 0.0)
+    await queue.extend([held])
+    await queue.nack(held, 0.0)
     await queue.ack(retried)
     assert await queue.purge(LANE) == 0
     assert await nothing_to_receive(queue)

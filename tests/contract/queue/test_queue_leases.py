@@ -1,4 +1,4 @@
-"""Who has an event in hand, and how it comes back."""
+"""Who holds an event, and how it is redelivered."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from queue_contract import (
 from kappa_gateway.queue.protocol import Queue
 
 
-async def test_what_is_in_hand_is_not_handed_out(queue: Queue) -> None:
+async def test_a_leased_event_is_not_delivered_again(queue: Queue) -> None:
     await enqueue_many(queue, 3)
     await receive_some(queue, 3)
     assert await nothing_to_receive(queue)
@@ -74,10 +74,10 @@ async def test_a_retry_comes_when_its_delay_is_over(queue: Queue) -> None:
 async def test_a_retry_without_delay_wakes_who_waits(queue: Queue) -> None:
     await enqueue_many(queue, 1)
     lease = await receive_one(queue)
-    taking = asyncio.create_task(queue.receive(LANE, 1, 30.0))
+    receiving = asyncio.create_task(queue.receive(LANE, 1, 30.0))
     await asyncio.sleep(0.05)
     await queue.nack(lease, 0.0)
-    assert ids_of(await asyncio.wait_for(taking, 10.0)) == [lease.event.id]
+    assert ids_of(await asyncio.wait_for(receiving, 10.0)) == [lease.event.id]
 
 
 async def test_a_longer_delay_than_the_lease_is_kept(queues: Queues) -> None:
@@ -112,7 +112,7 @@ async def test_retries_come_in_the_order_they_are_due(queues: Queues) -> None:
     assert ids_of(await receive_some(queue, 3)) == [second.event.id, third.event.id, first.event.id]
 
 
-async def test_a_retry_counts_each_hand_out(queue: Queue) -> None:
+async def test_the_receive_count_counts_each_delivery(queue: Queue) -> None:
     await enqueue_many(queue, 1)
     for receive_count in range(1, 6):
         lease = await receive_one(queue)
@@ -120,7 +120,7 @@ async def test_a_retry_counts_each_hand_out(queue: Queue) -> None:
         await queue.nack(lease, 0.0)
 
 
-async def test_done_of_an_old_lease_ends_the_event(queues: Queues) -> None:
+async def test_ack_of_an_old_lease_ends_the_event(queues: Queues) -> None:
     """Its function has run to its end, whoever has it by now."""
     lease = queues.seconds(1.0)
     queue = await queues.open(queue_lease=lease)
@@ -149,34 +149,34 @@ async def test_leases_outlive_the_gateway(queues: Queues) -> None:
     assert queues.now() - started > seconds * 0.9
 
 
-# -- takes that are cancelled
+# -- calls of receive that are cancelled
 
 
-async def test_a_cancelled_wait_takes_nothing(queues: Queues) -> None:
+async def test_a_cancelled_wait_receives_nothing(queues: Queues) -> None:
     queue = await queues.open(queue_lease=1.0)
-    taking = asyncio.create_task(queue.receive(LANE, 1, 30.0))
+    receiving = asyncio.create_task(queue.receive(LANE, 1, 30.0))
     await asyncio.sleep(0.1)
-    taking.cancel()
-    await asyncio.gather(taking, return_exceptions=True)
-    assert taking.cancelled()
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    assert receiving.cancelled()
     event = an_event()
     await queue.enqueue(event)
     assert (await receive_one(queue)).event == event
 
 
-async def test_takes_that_are_cancelled_at_any_moment_lose_nothing(queues: Queues) -> None:
+async def test_receives_that_are_cancelled_at_any_moment_lose_nothing(queues: Queues) -> None:
     queue = await queues.open(queue_lease=1.0)
     seed = random.Random(4)
     got: list[str] = []
     ids: list[str] = []
     for number in range(60):
-        taking = asyncio.create_task(queue.receive(LANE, 3, 5.0))
+        receiving = asyncio.create_task(queue.receive(LANE, 3, 5.0))
         putting = asyncio.create_task(queue.enqueue(an_event(f"event-{number:04}")))
         ids.append(f"event-{number:04}")
         await asyncio.sleep(seed.random() * 0.004)
-        taking.cancel()
+        receiving.cancel()
         await putting
-        results = await asyncio.gather(taking, return_exceptions=True)
+        results = await asyncio.gather(receiving, return_exceptions=True)
         for lease in results[0] if isinstance(results[0], list) else []:
             got.append(lease.event.id)
             await queue.ack(lease)

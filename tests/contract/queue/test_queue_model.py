@@ -36,7 +36,7 @@ class ModelLane:
     """In the order they came."""
     receive_count: dict[str, int] = field(default_factory=dict)
     ready: set[str] = field(default_factory=set)
-    """Those that can be taken."""
+    """Those that can be received."""
     seen: set[str] = field(default_factory=set)
 
 
@@ -61,7 +61,7 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
             return lane, self.lanes.setdefault(lane, ModelLane())
 
         @rule(named=LANES, event_id=IDS, payload=st.binary(max_size=20), text=st.text(max_size=5))
-        def put(self, named: tuple[Kind, str], event_id: str, payload: bytes, text: str) -> None:
+        def enqueue(self, named: tuple[Kind, str], event_id: str, payload: bytes, text: str) -> None:
             lane, model = self.lane(named)
             event = an_event(event_id, lane, payload, attributes={"text": text}, keyed=True)
             assert self.run(queue.enqueue(event)) is (event_id not in model.seen)
@@ -72,7 +72,7 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
                 model.ready.add(event_id)
 
         @rule(target=leases, named=LANES, count=st.integers(1, 4))
-        def take(self, named: tuple[Kind, str], count: int) -> Any:
+        def receive(self, named: tuple[Kind, str], count: int) -> Any:
             lane, model = self.lane(named)
             expected = min(count, len(model.ready))
             if expected == 0:
@@ -81,9 +81,9 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
             never = [
                 event_id for event_id in model.events if event_id in model.ready and not model.receive_count[event_id]
             ]
-            taken = self.run(receive_some(queue, expected, lane))
+            received = self.run(receive_some(queue, expected, lane))
             fresh = []
-            for lease in taken:
+            for lease in received:
                 event_id = lease.event.id
                 assert lease.event == model.events[event_id]
                 assert event_id in model.ready
@@ -95,16 +95,16 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
                 if lease.fresh:
                     assert lease.receive_count == 1
             assert fresh == never[: len(fresh)]
-            return multiple(*taken)
+            return multiple(*received)
 
         @rule(lease=consumes(leases))
-        def done(self, lease: EventLease) -> None:
+        def ack(self, lease: EventLease) -> None:
             self.run(queue.ack(lease))
             model = self.lanes[lease.event.lane]
             model.events.pop(lease.event.id, None)
 
         @rule(lease=consumes(leases), now=st.booleans())
-        def retry(self, lease: EventLease, now: bool) -> None:
+        def nack(self, lease: EventLease, now: bool) -> None:
             self.run(queue.nack(lease, 0.0 if now else 600.0))
             model = self.lanes[lease.event.lane]
             if now and lease.event.id in model.events:
@@ -122,7 +122,7 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
             model.ready.clear()
 
         @rule(function=FUNCTIONS, event_id=IDS, status=st.sampled_from(list(Status)), attempts=st.integers(0, 3))
-        def save(self, function: str, event_id: str, status: Status, attempts: int) -> None:
+        def save_record(self, function: str, event_id: str, status: Status, attempts: int) -> None:
             record = a_record(event_id, status, Lane(Kind.INVOCATION, self.namespace, function), attempts=attempts)
             self.run(queue.save_record(record))
             old = self.records.get((function, event_id))
@@ -130,14 +130,14 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
                 self.records[function, event_id] = record
 
         @rule(function=FUNCTIONS, event_id=IDS, attempts=st.integers(0, 3))
-        def bury(self, function: str, event_id: str, attempts: int) -> None:
+        def dead_letter(self, function: str, event_id: str, attempts: int) -> None:
             event = an_event(event_id, Lane(Kind.INVOCATION, self.namespace, function))
             dead = a_dead_event(event, attempts=attempts)
             self.run(queue.dead_letter(dead))
             self.dead[function, event_id] = dead
 
         @rule(function=FUNCTIONS, event_id=IDS)
-        def unbury(self, function: str, event_id: str) -> None:
+        def delete_dead_event(self, function: str, event_id: str) -> None:
             found = self.dead.pop((function, event_id), None)
             assert self.run(queue.delete_dead_event(self.namespace, function, event_id)) is (found is not None)
 

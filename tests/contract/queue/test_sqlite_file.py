@@ -224,7 +224,7 @@ async def test_a_full_disk_is_said_and_recovered_from(queues: Queues, path: Path
     assert set(taken) <= set(ids_of(await queue.events(LANE, limit=100)))
 
 
-async def test_a_file_that_is_removed_is_made_anew(queues: Queues, path: Path) -> None:
+async def test_a_file_that_is_removed_is_created_again(queues: Queues, path: Path) -> None:
     queue = await queues.open()
     await enqueue_many(queue, 3)
     for file in path.parent.glob("queue.db*"):
@@ -236,11 +236,11 @@ async def test_a_file_that_is_removed_is_made_anew(queues: Queues, path: Path) -
 
 
 async def test_another_programs_transaction_is_said_and_waited_out(path: Path) -> None:
-    async with not_well(path, queue_timeout=0.4) as queue:
+    async with not_well(path, queue_timeout=2.0) as queue:
         assert await queue.enqueue(an_event())
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
             shell.execute("BEGIN IMMEDIATE")
-            with pytest.raises(QueueUnavailable, match=r"is locked .*another program|did not answer within 0\.4 s"):
+            with pytest.raises(QueueUnavailable, match=r"is locked .*another program|did not answer within 2 s"):
                 await queue.enqueue(an_event())
             assert len(await queue.events(LANE, limit=10)) == 1, "it can be read"
         await eventually(lambda: queue.available, "the queue without the other program")
@@ -258,7 +258,7 @@ async def test_a_queue_that_is_not_open_says_so(queues: Queues) -> None:
     await asyncio.sleep(0.01)
     await queues.close(queue)
     with pytest.raises(QueueUnavailable, match="is not open"):
-        await asyncio.wait_for(waiting, 5.0)
+        await asyncio.wait_for(waiting, 30.0)
 
 
 async def test_what_waits_for_the_file_is_bounded(queues: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +321,7 @@ async def test_space_is_given_back(queues: Queues, path: Path, monkeypatch: pyte
     # before the purge: housekeeping may give pages back as soon as they are free
     assert await pages() > 1000
     await queue.purge(LANE)
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 30.0
     while (left := await pages()) > 100:
         assert time.monotonic() < deadline, f"{left} pages are left"
     await queues.close(queue)

@@ -27,7 +27,7 @@ async def queue(queues: Queues) -> SqliteQueue:
 
 
 async def waiting(queue: Queue, count: int) -> None:
-    """Until so many can be taken."""
+    """Until so many can be received."""
     async with asyncio.timeout(10.0):
         while (await queue.lanes())[0].waiting != count:
             pass
@@ -65,10 +65,10 @@ async def test_a_lease_that_ran_out_steers_no_more(queues: Queues) -> None:
     await queue.nack(new, 60.0)
     await queue.nack(new, 0.0)
     await queue.extend([new])
-    assert await queue.receive(LANE, 1, 0.1) == [], "it was given back, with its time"
+    assert await queue.receive(LANE, 1, 0.1) == [], "it was returned, with its time"
 
 
-async def test_what_a_cancelled_take_got_is_handed_out_at_once_and_fresh(
+async def test_what_a_cancelled_receive_got_is_delivered_at_once_and_fresh(
     queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await enqueue_many(queue, 3)
@@ -82,17 +82,17 @@ async def test_what_a_cancelled_take_got_is_handed_out_at_once_and_fresh(
         return found
 
     monkeypatch.setattr(lane_events, "receive", slow_receive)
-    taking = asyncio.create_task(queue.receive(LANE, 3, 1.0))
+    receiving = asyncio.create_task(queue.receive(LANE, 3, 1.0))
     await asyncio.to_thread(received.wait, 10.0)
-    taking.cancel()
-    await asyncio.gather(taking, return_exceptions=True)
-    assert taking.cancelled()
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    assert receiving.cancelled()
     cancelled.set()
     leases = await receive_some(queue, 3)
     assert [(lease.receive_count, lease.fresh) for lease in leases] == [(1, True)] * 3
 
 
-async def test_what_came_in_the_moment_of_the_cancellation_is_handed_out_at_once(
+async def test_what_came_in_the_moment_of_the_cancellation_is_delivered_at_once(
     queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await enqueue_many(queue, 3)
@@ -100,18 +100,18 @@ async def test_what_came_in_the_moment_of_the_cancellation_is_handed_out_at_once
 
     def deliver_and_cancel(jobs: Any) -> None:
         deliver(jobs)
-        taking.cancel()
+        receiving.cancel()
 
     monkeypatch.setattr(queue._writer, "_deliver", deliver_and_cancel)
-    taking = asyncio.create_task(queue.receive(LANE, 3, 1.0))
-    await asyncio.gather(taking, return_exceptions=True)
-    assert taking.cancelled()
+    receiving = asyncio.create_task(queue.receive(LANE, 3, 1.0))
+    await asyncio.gather(receiving, return_exceptions=True)
+    assert receiving.cancelled()
     monkeypatch.undo()
     leases = await receive_some(queue, 3)
     assert [(lease.receive_count, lease.fresh) for lease in leases] == [(1, True)] * 3
 
 
-async def test_a_retry_that_a_cancelled_take_got_keeps_its_turn(queue: SqliteQueue) -> None:
+async def test_a_retry_that_a_cancelled_receive_got_keeps_its_turn(queue: SqliteQueue) -> None:
     await enqueue_many(queue, 2)
     await queue.nack(await receive_one(queue), 0.0)
     await waiting(queue, 2)

@@ -16,7 +16,7 @@ from kappa_gateway.queue.jetstream.link import Link
 from kappa_gateway.queue.jetstream.management import Manager
 from kappa_gateway.queue.jetstream.memory import server_time
 from kappa_gateway.queue.jetstream.names import CONSUMER, Names, is_id, is_name
-from kappa_gateway.queue.jetstream.stored import Stored, last_of, next_of
+from kappa_gateway.queue.jetstream.stored import Stored, delete, last_of, next_of
 from kappa_gateway.queue.jetstream.streams import lane_consumer, lane_stream
 from kappa_gateway.queue.protocol import LaneState
 from kappa_gateway.settings import Settings
@@ -143,6 +143,12 @@ class Lanes:
             if event is not None:
                 found.append(event)
         return found
+
+    async def delete(self, lane: Lane, event_id: str, sequence: int) -> None:
+        """Remove an event past its consumer, if it still is the message with that sequence."""
+        message = await self._last(lane, event_id)
+        if message is not None and message.sequence == sequence:
+            await delete(self._manager, self._names.stream(lane), sequence, self._connection.deadline())
 
     async def purge(self, lane: Lane) -> int:
         if not _is_lane(lane):

@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 LONGEST_PULL: Final = 5.0
 """Seconds: a pull that the server forgot delays events by no more."""
 TRY: Final = 2.0
-"""Seconds for one try to settle an event: a server that forgot the delivery may not answer, and the next one replaces
-it."""
+"""Seconds for the answer to an ack: a server that forgot the delivery gives none."""
 ACK: Final = b"+ACK"
 PROGRESS: Final = b"+WPI"
 TERMINATE: Final = b"+TERM"
@@ -114,19 +113,24 @@ class Leases:
     async def _settle(self, lease: EventLease, what: bytes) -> None:
         """Confirmed by the server. This gateway holds the lease until then."""
         token: Token = lease.token
-        loop, deadline = asyncio.get_running_loop(), self._connection.deadline()
+        timeout = min(TRY, self._settings.queue_timeout)
 
-        async def request(link: Link) -> None:
-            while True:
-                try:
-                    await link.request(token.reply, what, min(TRY, max(deadline - loop.time(), 0.0)))
-                    return
-                except NoAnswer:
-                    if loop.time() + PAUSE > deadline:
-                        raise
+        async def request(link: Link) -> bool:
+            try:
+                await link.request(token.reply, what, timeout)
+                return True
+            except NoAnswer:
+                return False
 
         try:
-            await self._connection.run(request, deadline=deadline)
+            if not await self._connection.run(request, deadline=self._connection.deadline()):
+                # A server that crashed does not answer for a delivery that it forgot. If it answers other requests, the
+                # event can be received already, so `nack` has nothing left to do.
+                event = lease.event
+                if what is ACK:
+                    await self._lanes.delete(event.lane, event.id, token.key[1])
+                else:
+                    await self._lanes.find(event.lane, event.id)
         except NoRespondersError:
             # The lane is gone and the event with it; or its consumer is, and the next one delivers all that is there.
             logger.info("event %s: its lane or the lane's consumer was recreated meanwhile", lease.event.id)

@@ -95,7 +95,8 @@ class Manager:
                 if error.err_code != NAME_IN_USE:
                     raise
             found = await self.call(lambda manager: manager.stream_info(name), deadline=deadline)
-            wanted = {key: value for key, value in vars(config).items() if value is not None}
+            # What these settings leave out stays as somebody else may have set it.
+            wanted = {key: value for key, value in vars(config).items() if value is not None and value is not False}
             updated = found.config.evolve(**wanted)
             if updated == found.config:
                 return found

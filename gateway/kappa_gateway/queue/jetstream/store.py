@@ -5,15 +5,13 @@ import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from nats.js.errors import APIError, NotFoundError
-
 from kappa_core.event import DeadEvent, Record
 from kappa_gateway.queue.jetstream.connection import Connection
 from kappa_gateway.queue.jetstream.encoding import dead_headers, decode_dead
 from kappa_gateway.queue.jetstream.management import Manager
 from kappa_gateway.queue.jetstream.names import Names, is_id, is_name
 from kappa_gateway.queue.jetstream.publishing import Publishing
-from kappa_gateway.queue.jetstream.stored import Stored, last_of, newest
+from kappa_gateway.queue.jetstream.stored import Stored, delete, last_of, newest
 from kappa_gateway.queue.jetstream.streams import shared_streams
 from kappa_gateway.settings import Settings
 
@@ -90,23 +88,10 @@ class Store:
     async def delete_dead_event(self, namespace: str, function: str, event_id: str) -> bool:
         if not _can_be(namespace, function, event_id):
             return False
-        deadline = self._connection.deadline()
-        stream = self._names.dead
+        deadline, stream = self._connection.deadline(), self._names.dead
         subject = self._names.dead_event(namespace, function, event_id)
-        try:
-            message = await last_of(self._manager, stream, subject, deadline)
-            if message is None:
-                return False
-            # nats-py's manager has no `no_erase`: without it, the server overwrites the message on the disk.
-            body: dict[str, object] = {"seq": message.sequence, "no_erase": True}
-            await self._manager.request(f"STREAM.MSG.DELETE.{stream}", body, deadline=deadline)
-            return True
-        except NotFoundError:
-            return False
-        except APIError as error:
-            if error.err_code == _DELETE_FAILED:
-                return False  # another gateway was faster
-            raise
+        message = await last_of(self._manager, stream, subject, deadline)
+        return message is not None and await delete(self._manager, stream, message.sequence, deadline)
 
     # -- both
 
@@ -126,9 +111,6 @@ class Store:
             except ValueError as error:
                 logger.warning("%s", error)
         return found
-
-
-_DELETE_FAILED: Final = 10057
 
 
 def _can_be(namespace: str, function: str, event_id: str) -> bool:

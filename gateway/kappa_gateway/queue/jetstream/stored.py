@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from typing import Final
 
 from nats.js import JetStreamManager
 from nats.js.api import RawStreamMsg
@@ -14,6 +15,8 @@ from kappa_gateway.queue.jetstream.management import Manager
 from kappa_gateway.queue.jetstream.pull import Pull, PullFailed
 from kappa_gateway.queue.jetstream.streams import reader
 from kappa_gateway.queue.protocol import QueueUnavailable
+
+_DELETE_FAILED: Final = 10057
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,19 @@ async def _get(manager: Manager, stream: str, sequence: int | None, subject: str
         return None
     headers = {name: str(value) for name, value in (message.headers or {}).items()}
     return Stored(message.subject or "", message.seq or 0, headers, message.data or b"")
+
+
+async def delete(manager: Manager, stream: str, sequence: int, deadline: float) -> bool:
+    """False: there is no such message any more."""
+    try:
+        # nats-py's manager has no `no_erase`: without it, the server overwrites the message on the disk.
+        body: dict[str, object] = {"seq": sequence, "no_erase": True}
+        await manager.request(f"STREAM.MSG.DELETE.{stream}", body, deadline=deadline)
+        return True
+    except APIError as error:
+        if isinstance(error, NotFoundError) or error.err_code == _DELETE_FAILED:
+            return False  # another gateway was faster
+        raise
 
 
 async def newest(connection: Connection, manager: Manager, stream: str, subject: str, limit: int) -> list[Stored]:
