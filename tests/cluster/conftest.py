@@ -45,17 +45,23 @@ NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation."""
-    items.sort(key=lambda item: (Use.ALONE, None, Use.SHARED).index(_use(item)))
+    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation. What one worker
+    does as a whole begins before what any worker can do."""
+    order = (Use.ALONE, None, Use.SHARED)
+    items.sort(key=lambda item: (order.index(_use(item)), _scope(item.path, item.nodeid) == item.nodeid))
 
 
 class Scheduling(LoadScopeScheduling):
     """All tests that are `alone` go to one worker, those of a file with fixtures of its own to one, others to any."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        source = _source(ROOT / file)
-        return "alone" if "pytest.mark.alone" in source else file if 'scope="module"' in source else nodeid
+        return _scope(ROOT / nodeid.partition("::")[0], nodeid)
+
+
+def _scope(file: Path, nodeid: str) -> str:
+    """Tests of the same scope go to the same worker. The scheduler knows no marks, so the file's text must say it."""
+    source = _source(file)
+    return "alone" if "pytest.mark.alone" in source else file.name if 'scope="module"' in source else nodeid
 
 
 @cache
