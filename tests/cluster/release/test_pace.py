@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from waiting import eventually_sync
 
-pytestmark = [pytest.mark.cluster, pytest.mark.alone]
+pytestmark = [pytest.mark.cluster, pytest.mark.alone("cluster")]
 
 
 async def test_a_cold_start_takes_about_as_long_as_kubernetes_takes(new_function: Callable[..., Any]) -> None:
