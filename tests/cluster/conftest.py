@@ -7,10 +7,10 @@ cluster of `../shared/cluster` that is the default, made by `make nats-image`).
 Where namespaces cannot be made, `KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the
 chart serves those alone. That needs one worker (`make test-cluster WORKERS=0`).
 
-Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. Tests that stop, restart,
-upgrade or overload the installation, or assert how fast it is, are in files marked `alone`: no other test of `release/` and
-`chaos/` runs meanwhile. Tests of this folder itself bring an operator of their own or need none, and go on; only a test in
-a file marked `alone("schema")`, which changes the CRD, keeps them out too.
+Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. Tests that stop, restart
+or kill parts of it are in files marked `alone`: no other test of `release/` and `chaos/` runs meanwhile. Tests of this
+folder itself bring an operator of their own or need none, and go on. Only files marked `alone("cluster")` keep them out
+too: their tests change the CRD, or assert how fast something is.
 """
 
 import json
@@ -40,22 +40,33 @@ TAG = os.environ.get("KAPPA_TEST_TAG", "dev")
 NATS_IMAGE = os.environ.get("KAPPA_TEST_NATS_IMAGE", "kappa-test/nats:dev" if SHARED_CLUSTER.exists() else "")
 IMPATIENT = {"eventRetryDelays": [0.5, 1], "eventFirstBackoff": 0.2, "eventLongestBackoff": 2, "queueLease": 5}
 """Settings of the gateway with which tests of asynchronous invocations need no minutes."""
-INSTALLATION, SCHEMA = pytest.StashKey[Turn](), pytest.StashKey[Turn]()
+INSTALLATION, CLUSTER = pytest.StashKey[Turn](), pytest.StashKey[Turn]()
 NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split(",") if name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation."""
-    items.sort(key=lambda item: (Use.ALONE, None, Use.SHARED).index(_use(item)))
+    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation; those that need
+    the whole cluster come when others have fewest. What one worker does as a whole begins before what any worker can do."""
+
+    def rank(item: pytest.Item) -> tuple[int, bool, bool]:
+        order = (Use.ALONE, None, Use.SHARED)
+        for_all = _scope(item.path, item.nodeid) == item.nodeid
+        return order.index(_use(item)), _use_of_cluster(item) is Use.ALONE, for_all
+
+    items.sort(key=rank)
 
 
 class Scheduling(LoadScopeScheduling):
     """All tests that are `alone` go to one worker, those of a file with fixtures of its own to one, others to any."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        source = _source(ROOT / file)
-        return "alone" if "pytest.mark.alone" in source else file if 'scope="module"' in source else nodeid
+        return _scope(ROOT / nodeid.partition("::")[0], nodeid)
+
+
+def _scope(file: Path, nodeid: str) -> str:
+    """Tests of the same scope go to the same worker. The scheduler knows no marks, so the file's text must say it."""
+    source = _source(file)
+    return "alone" if "pytest.mark.alone" in source else file.name if 'scope="module"' in source else nodeid
 
 
 @cache
@@ -73,13 +84,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """A worker keeps its turn with the installation over tests that use it alike, and so over the fixtures they share."""
     folder, stash = _workers_folder(item.config), item.config.stash
     installation = stash.setdefault(INSTALLATION, Turn(folder, "installation"))
-    schema = stash.setdefault(SCHEMA, Turn(folder, "schema"))
+    cluster = stash.setdefault(CLUSTER, Turn(folder, "cluster"))
     installation.take(_use(item))
-    schema.take(_use_of_schema(item))
+    cluster.take(_use_of_cluster(item))
     try:
         return (yield)
     finally:
-        schema.end()
+        cluster.end()
         if nextitem is None or _use(nextitem) != _use(item):
             installation.end()
 
@@ -91,11 +102,11 @@ def _use(item: pytest.Item) -> Use | None:
     return Use.SHARED if HERE / "release" in item.path.parents else None
 
 
-def _use_of_schema(item: pytest.Item) -> Use | None:
-    """How a test uses the CRD. Tests that use the installation have it with that."""
+def _use_of_cluster(item: pytest.Item) -> Use | None:
+    """How a test uses the cluster. Who has the installation alone need not say that others may use the cluster."""
     if marker := item.get_closest_marker("alone"):
-        return Use.ALONE if "schema" in marker.args else None
-    return None if _use(item) else Use.SHARED
+        return Use.ALONE if marker.args else None
+    return Use.SHARED
 
 
 def _workers_folder(config: pytest.Config) -> Path:

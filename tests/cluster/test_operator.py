@@ -369,7 +369,7 @@ def test_the_charts_rights_are_enough(
             "subjects": [{"kind": "ServiceAccount", **meta}],
         },
     )
-    config = kubectl.json("config", "view", "--raw", "--minify", "--flatten")
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
     config["users"][0]["user"] = {"token": kubectl("create", "token", "operator", namespace=namespace)}
     (tmp_path / "kubeconfig").write_text(json.dumps(config))
     cluster = Cluster(kubectl, namespace)

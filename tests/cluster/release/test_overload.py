@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.alone]
+pytestmark = [pytest.mark.cluster, pytest.mark.alone("cluster")]
 
 SLOW = """
 import time

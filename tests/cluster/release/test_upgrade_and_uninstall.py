@@ -10,7 +10,7 @@ import pytest
 from kubectl import Kubectl
 from waiting import eventually_sync
 
-pytestmark = [pytest.mark.cluster, pytest.mark.alone("schema")]
+pytestmark = [pytest.mark.cluster, pytest.mark.alone("cluster")]
 
 SYSTEM = "kappa-system"
 CRD = "functions.kappa.run"

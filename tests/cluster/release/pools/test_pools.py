@@ -20,7 +20,6 @@ def handler(event, context):
     time.sleep(event.get("sleep", 0))
     return {"pod": os.uname().nodename, "version": 1}
 """
-REQUEST_ID = "8b6c7a34-5f0d-4c53-9d3b-6f5d1c2b3a49"
 
 
 # -- one cold start

@@ -12,7 +12,7 @@ from waiting import eventually_sync
 from kappa_core.demand import FunctionDemand
 from kappa_core.scaling import ScalingSpec, needed
 
-pytestmark = [pytest.mark.cluster, pytest.mark.alone]
+pytestmark = [pytest.mark.cluster, pytest.mark.alone("cluster")]
 
 POOL = "pool-python3-13"
 GATEWAYS = 2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from waiting import eventually_sync
 
-pytestmark = [pytest.mark.cluster, pytest.mark.alone]
+pytestmark = [pytest.mark.cluster, pytest.mark.alone("cluster")]
 
 POOL = "pool-python3-13"
 CODE = """
