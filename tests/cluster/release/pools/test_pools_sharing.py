@@ -22,7 +22,7 @@ def handler(event, context):
 async def test_with_one_replica_cold_starts_at_every_gateway_come_from_the_pool(
     new_function: Callable[..., Any], pools: Any, gateways: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    """One gateway alone has a share of one replica; the others borrow it."""
+    """One gateway claims for the function; the others pass the request on to it."""
     function = new_function(CODE, scaling={"maxReplicas": 1, "keepWarm": "1s"})
     await function.known()
     addresses = [pod["status"]["podIP"] for pod in gateways()]
