@@ -1,6 +1,7 @@
 """What JetStream's adapter does when the server crashes, stalls or comes late, or somebody deletes its streams."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
@@ -23,6 +24,8 @@ from queue_contract import (
 from waiting import eventually
 
 from kappa_core.event import Status
+from kappa_gateway.queue.jetstream import connection
+from kappa_gateway.queue.jetstream.link import Link
 from kappa_gateway.queue.jetstream.queue import JetStreamQueue
 from kappa_gateway.queue.protocol import Queue, QueueUnavailable
 
@@ -271,6 +274,22 @@ async def test_closing_does_not_wait_for_a_stalled_server(server: NatsServer, ow
     began = time.monotonic()
     await own.close(queue)
     assert time.monotonic() - began < LONG
+
+
+async def test_closing_goes_on_when_the_client_swallows_a_cancellation(
+    server: NatsServer, own: Queues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def watch(link: Link) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Link, "watch", watch)
+    monkeypatch.setattr(connection, "CANCEL_AGAIN", 0.05)
+    server.start()
+    queue = await own.open()
+    async with asyncio.timeout(LONG):
+        await own.close(queue)
 
 
 # -- streams and consumers that somebody deleted

@@ -19,6 +19,8 @@ T = TypeVar("T")
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
 """Seconds between two attempts to connect."""
+CANCEL_AGAIN: Final = 5.0
+"""Seconds: longer than a link takes to end."""
 
 
 class Connection:
@@ -45,9 +47,10 @@ class Connection:
             raise error
 
     async def close(self) -> None:
-        if self._supervisor is not None:
+        while self._supervisor is not None and not self._supervisor.done():
             self._supervisor.cancel()
-            await asyncio.wait([self._supervisor])
+            # Once more if it goes on: before Python 3.12, `asyncio.wait_for` in nats-py may swallow a cancellation.
+            await asyncio.wait([self._supervisor], timeout=CANCEL_AGAIN)
         self._trouble = "this gateway stops"
 
     def deadline(self) -> float:
