@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pool_pods import PRIVATE_KEY, Pools, pool_function
+from waiting import eventually
 
 from kappa_core.function import Function
 from kappa_gateway.main import Gateway, serve
@@ -263,15 +264,6 @@ class Running:
             Pod("default", name or f"pod-{len(self.pods)}", function, "127.0.0.1", pod.port, concurrency, protocol)
         )
         return pod
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
-    """Wait until the condition holds."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not (value := condition()):
-        assert asyncio.get_running_loop().time() < deadline, f"did not become true in {seconds} s"
-        await asyncio.sleep(0.005)
-    return value
 
 
 @asynccontextmanager

@@ -478,7 +478,7 @@ async def test_deliveries_are_tried_again_until_they_are_taken(asynchronous, too
     async with asynchronous([function], delivery_addresses="any") as run:
         await run.add_pod()
         await send(run)
-        await tools.eventually(lambda: len(hook.requests) == 3, 10)
+        await tools.eventually(lambda: len(hook.requests) == 3)
         await lanes_are_empty(run)
         page = (await run.request("GET", "/metrics")).body.decode()
         assert (
@@ -620,7 +620,7 @@ async def test_while_the_queue_is_away_events_stay_held_and_are_settled_after(as
         assert (await run.invoke(body=b"1")).status == 200, "synchronous callers are served"
         refusal = await run.invoke(body=b"2", X_Amz_Invocation_Type="Event")
         assert refusal.status == 503
-        await tools.eventually(lambda: len(refused) > 5, 10)
+        await tools.eventually(lambda: len(refused) > 5)
         for name, method in real.items():
             setattr(queue, name, method)
         assert (await final_record(run, request_id)).result == '"done"'
@@ -730,7 +730,7 @@ async def test_metrics(asynchronous, tools):
             assert line in page
         run.sink.remove_function("default", "hello")
         run.sink.remove_pod("default", "pod-1")
-        await tools.eventually(lambda: ("default", "hello") not in run.gateway.events.counts.functions, 10)
+        await tools.eventually(lambda: ("default", "hello") not in run.gateway.events.counts.functions)
 
 
 async def test_other_gateways_namespaces_are_left_alone(asynchronous, tools):

@@ -77,7 +77,7 @@ async def test_a_real_pod_with_concurrency_runs_that_many_at_once(pools, tools, 
     process, pod = await agent(tmp_path, 0)
     try:
         pools.run.sink.put_pool_pod(pod)
-        await tools.eventually(lambda: pools.free, 20)
+        await tools.eventually(lambda: pools.free)
         # each waits until all three run
         code = (
             "import os, pathlib, time\nroot = pathlib.Path(os.environ['SHARED'])\n\n"
@@ -103,7 +103,7 @@ async def test_phases_of_a_real_process_add_up_on_the_pools_path(pools, tools, t
     process, pod = await agent(tmp_path, 0)
     try:
         pools.run.sink.put_pool_pod(pod)
-        await tools.eventually(lambda: pools.free, 20)
+        await tools.eventually(lambda: pools.free)
         code = "import os\n\ndef handler(event, context):\n    return {'env': os.environ['GREETING'], 'id': context.aws_request_id}\n"
         pools.run.sink.put_function(
             pool_function(
