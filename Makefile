@@ -36,7 +36,7 @@ run: $(VENV)/.local  ## serve examples/01-hello on 127.0.0.1:8080, without a clu
 	@$(BIN)/kappa local up examples/01-hello --port $(PORT)
 
 test: $(VENV)/.dev  ## every test that needs no cluster (WORKERS=0: one at a time)
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not cluster and not helm'
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --ignore tests/cluster -m 'not helm'
 	@echo "left out: what needs a Kubernetes cluster and helm; run it with: make test-cluster"
 
 check: $(VENV)/.dev  ## format, lint, types, import contracts, generated files
