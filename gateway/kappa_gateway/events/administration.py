@@ -1,7 +1,7 @@
 """What people ask of events by hand: status, redrive and purge. Each step may be repeated, each call is bounded.
 
-A redriven event is a new one: its own id (derived, so that a repetition adds nothing), all its attempts, its whole
-`maxAge`, and the attribute `redrive-of`. Its old id would not do: the queue would drop it as a duplicate, and a final
+A redriven event is a new one: with its own id (derived, so that a repetition adds nothing), all attempts, the full
+`maxAge`, and the attribute `redrive-of`. It cannot keep its old id: the queue would drop it as a duplicate, and a final
 record says that it has ended.
 """
 

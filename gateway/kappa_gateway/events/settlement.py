@@ -107,8 +107,8 @@ class Settlement:
         await self._availability.until_answered(lambda: self._queue.nack(lease, delay))
 
     async def put_aside(self, lease: EventLease, history: History, max_age: float, bug: Exception) -> float | None:
-        """So that a bug costs neither the event nor all of the gateway's time. Seconds until the event comes again; None
-        if it was too old, and has ended."""
+        """Handle an event whose run failed because of a bug: it is not lost, and not attempted again in a tight loop.
+        Returns the seconds until it comes again; None if it was too old, and has ended."""
         if self._clock() <= lease.event.received_at + max_age:
             await self.nack(lease, BUG_PAUSE)
             return BUG_PAUSE

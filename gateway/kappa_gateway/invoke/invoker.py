@@ -11,7 +11,7 @@ from kappa_gateway.pods.warm.specialize_request import Specializer
 
 
 class Invoker:
-    """What all invocations share. `specializer`, `does_not_fit` and `peers` are of use with pools only.
+    """What all invocations share. `specializer`, `does_not_fit` and `peers` are used only with pools.
 
     `does_not_fit(function, why)` is called for a function that is more than a pool pod takes.
     """

@@ -295,7 +295,7 @@ async def test_one_that_speaks_something_else(receive, deliverer, junk):
     receiver = await receive(junk)
     failed = await failure(deliverer, receiver.url)
     assert failed.retryable
-    assert failed.message.startswith(f"{receiver.url} answered with what is no HTTP")
+    assert failed.message.startswith(f"{receiver.url} answered with something other than HTTP")
 
 
 async def test_one_that_is_not_there(receive, deliverer):
@@ -369,7 +369,7 @@ async def test_a_server_without_encryption(deliverer):
 async def test_an_address_that_is_none(deliverer, url):
     failed = await failure(deliverer, url)
     assert not failed.retryable
-    assert failed.message.startswith(f"{url} is no web address that can be called")
+    assert failed.message.startswith(f"{url} is not a web address that can be called")
 
 
 async def test_a_query_is_not_told(receive, deliverer):
