@@ -153,7 +153,7 @@ async def gateway_role(announce: int, pods: dict[str, Any]) -> None:
 
 
 def start(command: list[str], env: dict[str, str] | None = None) -> tuple[Any, int]:
-    """A child, and the port that it announced. With `env` it is an agent, which is told of the pipe there."""
+    """A child, and the port that it announced. With `env` it is an agent, which finds the pipe's name there."""
     read, write = os.pipe()
     if env is None:
         command = [*command, "--announce", str(write)]

@@ -193,7 +193,7 @@ VALUES: list[Any] = [None, "", "x", "7", "1h", "128Mi", "1e3", "1E", "30s\n", "Ã
 
 
 def mutations() -> Iterator[tuple[str, Manifest]]:
-    """(what was changed, the manifest): each of FULL with one place replaced, taken away, or given a field that is not known."""
+    """(what was changed, the manifest): each of FULL with one place replaced, removed, or given an unknown field."""
     for spec in FULL:
         manifest = {"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": {"name": "case"}, "spec": spec}
         yield "nothing", manifest

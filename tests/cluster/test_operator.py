@@ -271,7 +271,7 @@ def test_the_longest_name_works(cluster: Cluster) -> None:
     cluster.kubectl("delete", FUNCTIONS, name, namespace=cluster.namespace)
 
 
-def test_made_anew_under_the_same_name_it_works(cluster: Cluster) -> None:
+def test_a_function_created_again_under_the_same_name_works(cluster: Cluster) -> None:
     for _ in range(3):
         cluster.apply("again")
         eventually_sync(lambda: cluster.condition("again").get("status") == "True", within=10)

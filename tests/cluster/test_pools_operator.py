@@ -1,6 +1,7 @@
-"""Warm pools as the operator keeps them: made, sized, removed; and pods that a gateway took, given to their Functions.
+"""Warm pools as the operator keeps them: created, sized, removed; and claimed pods, which their Functions' ReplicaSets
+adopt.
 
-The operator is a process beside the cluster, the gateway is this test: it specializes pods and tells its claims.
+The operator is a process beside the cluster, the gateway is this test: it specializes pods and reports its claims.
 """
 
 import base64
@@ -108,7 +109,7 @@ class Namespace:
             return json.loads(answer.read())
 
     def claim(self, function: Function, *pods: dict[str, Any], in_flight: int = 0) -> None:
-        """Tell the operator that these pods are the function's."""
+        """Report to the operator that these pods were claimed for the function."""
         claims = [
             {
                 "namespace": self.name,
@@ -190,7 +191,7 @@ def test_a_pool_is_there_while_a_function_uses_it(place: Namespace) -> None:
     assert place.status("hello")["coldStart"]["path"] == "Pool"
     assert place.deployment("fn-hello")["spec"]["replicas"] == 0  # type: ignore[index]
 
-    # Whatever somebody does to it, it comes back.
+    # Any change that somebody makes to it is undone.
     place.kubectl("scale", "deployment", place.pool, "--replicas=0", namespace=place.name)
     place.wait_for_free(2)
     place.kubectl("delete", "deployment", place.pool, namespace=place.name)

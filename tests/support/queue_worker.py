@@ -29,7 +29,7 @@ async def put(queue: Queue) -> None:
 
 async def take(queue: Queue) -> None:
     while True:
-        # every second one stays in hand
+        # every second one is never settled
         for lease in (await queue.receive(LANE, 20, 1.0))[::2]:
             say("ending", lease.event.id)
             await queue.ack(lease)

@@ -116,7 +116,7 @@ def test_one_key_is_one_event() -> None:
 
 def test_a_run_of_an_event_that_nobody_knows_is_a_problem() -> None:
     (problem,) = judge(Ledger([], [FIRST]), RULES).problems
-    assert "nobody was told" in problem
+    assert "no client was given its id" in problem
 
 
 # -- runs beyond the first

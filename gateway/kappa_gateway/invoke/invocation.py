@@ -120,7 +120,7 @@ class Invocation:
 
     @property
     def protocol(self) -> str:
-        """The endpoint of the pod that has the request."""
+        """The protocol of the pod that has the request; without such a pod, the function's."""
         pod = self._ticket.pod
         return pod.observed.protocol if pod is not None else self.function.protocol
 

@@ -17,7 +17,7 @@ SECONDS = 20
 async def check_broken_then_mended(
     function: Any, reason: str, says: list[str], mended: Mapping[str, Any], status: int
 ) -> None:
-    def told() -> bool:
+    def is_reported() -> bool:
         condition = function.condition()
         assert (condition["status"], condition["reason"]) == ("False", reason), condition
         text = function.describe()
@@ -27,7 +27,7 @@ async def check_broken_then_mended(
         assert reason in events, f"no Event says {reason}:\n{text}"
         return True
 
-    eventually_sync(told, within=SECONDS)
+    eventually_sync(is_reported, within=SECONDS)
     answer = await function.invoke(timeout=20)
     assert answer.status == status, answer
     if status == 502:
@@ -56,11 +56,11 @@ async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: Ku
     name = f"late-{secrets.token_hex(3)}"
     function = new_function({"configMap": {"name": name}})
 
-    def told() -> bool:
+    def is_reported() -> bool:
         text = function.describe()
         return "ConfigMapNotFound" in text and name in text
 
-    eventually_sync(told, within=SECONDS)
+    eventually_sync(is_reported, within=SECONDS)
     answer = await function.invoke(timeout=20)
     assert answer.status == 502
     assert name in answer.json()["Message"]

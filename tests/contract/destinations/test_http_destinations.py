@@ -138,7 +138,7 @@ async def test_some_refusals_pass(receive, deliverer, status):
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 406, 410, 411, 413, 414, 415, 418, 422, 431, 451])
-async def test_others_are_for_good(receive, deliverer, status):
+async def test_other_answers_are_permanent_failures(receive, deliverer, status):
     receiver = await receive(answer(status))
     failed = await failure(deliverer, receiver.url)
     assert not failed.retryable
@@ -366,13 +366,13 @@ async def test_a_server_without_encryption(deliverer):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://[::::1]/", "http://a..b/"])
-async def test_an_address_that_is_none(deliverer, url):
+async def test_an_address_that_is_not_a_web_address(deliverer, url):
     failed = await failure(deliverer, url)
     assert not failed.retryable
     assert failed.message.startswith(f"{url} is not a web address that can be called")
 
 
-async def test_a_query_is_not_told(receive, deliverer):
+async def test_a_query_is_not_in_the_message(receive, deliverer):
     receiver = await receive(answer(500))
     failed = await failure(deliverer, f"{receiver.url}?token=secret")
     assert "secret" not in failed.message

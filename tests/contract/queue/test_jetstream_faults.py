@@ -136,7 +136,7 @@ async def test_a_call_waits_for_a_server_that_restarts(server: NatsServer, own: 
 
 
 @pytest.mark.parametrize("graceful", [True, False])
-async def test_what_is_in_hand_stays_in_hand_over_a_restart(server: NatsServer, own: Queues, graceful: bool) -> None:
+async def test_a_held_event_stays_held_over_a_restart(server: NatsServer, own: Queues, graceful: bool) -> None:
     server.start()
     queue = await own.open(queue_lease=5.0)
     await enqueue_many(queue, 3)
@@ -147,7 +147,7 @@ async def test_what_is_in_hand_stays_in_hand_over_a_restart(server: NatsServer, 
         server.kill()
     server.start()
     await eventually(lambda: queue.available, "the server")
-    # A killed server may have forgotten whose they are; this gateway has not.
+    # A killed server may have forgotten who holds them; this gateway has not.
     until = time.monotonic() + 6.0  # longer than a lease
     while time.monotonic() < until:
         await queue.extend(leases)
@@ -160,7 +160,7 @@ async def test_what_is_in_hand_stays_in_hand_over_a_restart(server: NatsServer, 
         await asyncio.sleep(0.01)
 
 
-async def test_what_a_killed_server_may_have_handed_out_is_not_fresh(server: NatsServer, own: Queues) -> None:
+async def test_what_a_killed_server_may_have_delivered_is_not_fresh(server: NatsServer, own: Queues) -> None:
     server.start()
     queue = await own.open(queue_lease=2.0)
     await enqueue_many(queue, 2)
@@ -194,7 +194,7 @@ async def test_no_try_begins_on_a_lease_that_a_killed_server_may_have_forgotten(
     await eventually(lambda: queue.available, "that the queue is back")
     assert not queue.may_attempt(waiting)
     again = await receive_one(queue)
-    assert again.event == waiting.event, "what was let go of comes again, and what is in hand does not"
+    assert again.event == waiting.event, "the abandoned event is redelivered, and the held one is not"
     assert queue.may_attempt(again)
 
 
@@ -296,7 +296,8 @@ async def test_a_consumer_that_somebody_deleted_is_made_again(server: NatsServer
     waiting = asyncio.create_task(queue.receive(LANE, 10, 3.0))
     await asyncio.sleep(0.1)
     await _api(queue, f"CONSUMER.DELETE.{STREAM}.dispatch")
-    # It has forgotten what was handed out: what this gateway holds it keeps, the other's comes, and is not fresh.
+    # The new consumer has forgotten its deliveries: this gateway keeps what it holds, the other event is redelivered,
+    # and is not fresh.
     again = await waiting
     assert [(lease.event.id, lease.fresh) for lease in again] == [(second.event.id, False)]
     await queue.ack(held)

@@ -108,7 +108,7 @@ async def test_credentials_that_come_right_later(servers: Servers) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no credentials", "-----BEGIN NATS USER JWT-----\n"])
-async def test_a_credentials_file_that_is_none(tmp_path: Path, text: str) -> None:
+async def test_a_file_that_is_not_a_credentials_file(tmp_path: Path, text: str) -> None:
     """nats-py would read such a file for ever."""
     file = tmp_path / "kappa.creds"
     file.write_text(text)

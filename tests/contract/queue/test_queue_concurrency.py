@@ -1,4 +1,4 @@
-"""Many at once: each event in one hand."""
+"""Many receivers at once: each event is held by one of them."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What the queue answered for is there after anybody's death."""
+"""What the queue has confirmed survives the death of the gateway and of the server."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def test_a_gateway_killed_at_any_moment_loses_nothing(queues: Queues) -> N
         for lease in leases:
             await queue.ack(lease)
     assert len(there) == len(set(there)), "an event is in the queue once"
-    assert not set(there) & set(said["done"]), "what was done is gone for good"
+    assert not set(there) & set(said["done"]), "acked events never come back"
     assert set(said["put"]) - set(said["ending"]) <= set(there), "what was put and not ended is there"
     assert len(said["done"]) > 10, "it was killed in the middle of work"
 

@@ -103,7 +103,7 @@ async def test_several_who_wait_get_an_event_each(queue: Queue) -> None:
     assert sorted(lease.event.id for lease in await asyncio.gather(*takers)) == ids
 
 
-async def test_done_is_for_good(queues: Queues) -> None:
+async def test_an_acked_event_never_comes_back(queues: Queues) -> None:
     lease = queues.seconds(1.0)
     queue = await queues.open(queue_lease=lease)
     await enqueue_many(queue, 2)
@@ -119,7 +119,7 @@ async def test_done_is_for_good(queues: Queues) -> None:
 
 
 async def _empty(queue: Queue) -> None:
-    """An adapter may count what it has been told a moment ago."""
+    """An adapter may report counts that are a moment old."""
     deadline = time.monotonic() + LONG
     while held := sum(state.waiting + state.held for state in await queue.lanes()):
         assert time.monotonic() < deadline, f"{held} events are still there"
@@ -260,7 +260,7 @@ async def test_a_full_lane_refuses_and_takes_again_when_there_is_room(queues: Qu
 # -- purge
 
 
-async def test_purge_drops_what_waits_and_what_is_in_hand(queues: Queues) -> None:
+async def test_purge_drops_waiting_and_held_events(queues: Queues) -> None:
     queue = await queues.open()
     ids = await enqueue_many(queue, 5)
     await enqueue_many(queue, 2, OTHER_LANE, "mail")

@@ -1,4 +1,4 @@
-"""Who has an event in hand, and how it comes back."""
+"""Which gateway holds an event, and how the event is redelivered."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from queue_contract import (
 from kappa_gateway.queue.protocol import Queue
 
 
-async def test_what_is_in_hand_is_not_handed_out(queue: Queue) -> None:
+async def test_a_held_event_is_not_delivered(queue: Queue) -> None:
     await enqueue_many(queue, 3)
     await receive_some(queue, 3)
     assert await nothing_to_receive(queue)
@@ -61,7 +61,7 @@ async def test_extending_nothing_and_what_is_gone(queue: Queue) -> None:
 
 
 async def test_a_retry_comes_when_its_delay_is_over(queue: Queue) -> None:
-    """Within one `receive`, which wakes up by itself."""
+    """Within one `receive`, which wakes up when the retry is due."""
     await enqueue_many(queue, 1)
     lease = await receive_one(queue)
     started = time.monotonic()

@@ -130,14 +130,14 @@ def machine(queue: Queue, runner: asyncio.Runner) -> type[RuleBasedStateMachine]
                 self.records[function, event_id] = record
 
         @rule(function=FUNCTIONS, event_id=IDS, attempts=st.integers(0, 3))
-        def bury(self, function: str, event_id: str, attempts: int) -> None:
+        def dead_letter(self, function: str, event_id: str, attempts: int) -> None:
             event = an_event(event_id, Lane(Kind.INVOCATION, self.namespace, function))
             dead = a_dead_event(event, attempts=attempts)
             self.run(queue.dead_letter(dead))
             self.dead[function, event_id] = dead
 
         @rule(function=FUNCTIONS, event_id=IDS)
-        def unbury(self, function: str, event_id: str) -> None:
+        def delete_dead_event(self, function: str, event_id: str) -> None:
             found = self.dead.pop((function, event_id), None)
             assert self.run(queue.delete_dead_event(self.namespace, function, event_id)) is (found is not None)
 

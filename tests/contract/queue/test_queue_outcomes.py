@@ -124,7 +124,7 @@ async def test_a_dead_event_of_the_largest_size(queue: Queue) -> None:
     assert await queue.dead_event(*WHERE, dead.event.id) == dead
 
 
-async def test_burying_again_replaces(queue: Queue) -> None:
+async def test_dead_lettering_again_replaces_the_first(queue: Queue) -> None:
     event = an_event()
     await queue.dead_letter(a_dead_event(event, attempts=1))
     await queue.dead_letter(a_dead_event(event, attempts=1))

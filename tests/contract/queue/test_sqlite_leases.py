@@ -65,10 +65,10 @@ async def test_a_lease_that_ran_out_steers_no_more(queues: Queues) -> None:
     await queue.nack(new, 60.0)
     await queue.nack(new, 0.0)
     await queue.extend([new])
-    assert await queue.receive(LANE, 1, 0.1) == [], "it was given back, with its time"
+    assert await queue.receive(LANE, 1, 0.1) == [], "it was returned to its lane with a delay"
 
 
-async def test_what_a_cancelled_take_got_is_handed_out_at_once_and_fresh(
+async def test_what_a_cancelled_receive_got_is_delivered_at_once_and_fresh(
     queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await enqueue_many(queue, 3)
@@ -92,7 +92,7 @@ async def test_what_a_cancelled_take_got_is_handed_out_at_once_and_fresh(
     assert [(lease.receive_count, lease.fresh) for lease in leases] == [(1, True)] * 3
 
 
-async def test_what_came_in_the_moment_of_the_cancellation_is_handed_out_at_once(
+async def test_what_came_in_the_moment_of_the_cancellation_is_delivered_at_once(
     queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await enqueue_many(queue, 3)

@@ -39,7 +39,7 @@ class Specializer:
         """Head and body, and the hash of the spec that the pod is specialized for.
 
         `head` and `event` are an ordinary invocation's; `head` has its Content-Length last. Raises `ValueError` if the
-        function is too large for a pool pod.
+        function is too large for this request.
         """
         function = pod.function.manifest
         if function is None or pod.claim is None:
