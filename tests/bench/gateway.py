@@ -105,9 +105,8 @@ class StubPod(asyncio.Protocol):
     """Answers every request at once; each comes in one piece."""
 
     ANSWER = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Amz-Executed-Version: $LATEST\r\nContent-Length: %d\r\n\r\n"
-        % len(BODY)
-        + BODY
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Amz-Executed-Version: $LATEST\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
     )
 
     def connection_made(self, transport: Any) -> None:

@@ -188,7 +188,10 @@ FULL: list[Manifest] = [
     },
 ]
 # fmt: off
-VALUES: list[Any] = [None, "", "x", "7", "1h", "128Mi", "1e3", "1E", "30s\n", "ü", 0, 1, -1, 7, 40_000_000, 2**40, 1.5, True, False, [], ["x"], {}, {"a": "b"}, {"a": None}, {"a": 1}]
+VALUES: list[Any] = [
+    None, "", "x", "7", "1h", "128Mi", "1e3", "1E", "30s\n", "ü", 0, 1, -1, 7, 40_000_000, 2**40, 1.5, True, False,
+    [], ["x"], {}, {"a": "b"}, {"a": None}, {"a": 1},
+]
 # fmt: on
 
 

@@ -231,7 +231,8 @@ def test_a_claimed_pod_becomes_the_functions_own(place: Namespace) -> None:
     eventually_sync(resized)
     assert place.invoke(pod, {"b": 2}) == {"echo": {"b": 2}}
     status = eventually_sync(lambda: (s := place.status("hello")).get("readyReplicas") and s)
-    assert {c["type"]: c["status"] for c in status["conditions"]} == {"Ready": "True", "CodeAvailable": "True", "Progressing": "False"}  # fmt: skip
+    conditions = {condition["type"]: condition["status"] for condition in status["conditions"]}
+    assert conditions == {"Ready": "True", "CodeAvailable": "True", "Progressing": "False"}
 
     # From here on it is a pod like any other.
     place.kubectl("rollout", "restart", "deployment", "fn-hello", namespace=place.name)
@@ -321,7 +322,9 @@ def test_an_operator_that_is_killed_leaves_its_work_to_the_next(place: Namespace
 
 
 def test_a_crashed_pod_from_a_pool_is_replaced(place: Namespace) -> None:
-    function = place.apply("hello", code={"inline": "import os, signal\ndef handler(event, context):\n    if event:\n        os.kill(1, signal.SIGKILL)\n    return 1\n"})  # fmt: skip
+    body = "    if event:\n        os.kill(1, signal.SIGKILL)\n    return 1\n"
+    code = {"inline": f"import os, signal\ndef handler(event, context):\n{body}"}
+    function = place.apply("hello", code=code)
     pod = place.wait_for_free(1)[0]
     place.claim(function, pod, in_flight=1)
     place.specialize(function, pod)

@@ -241,7 +241,10 @@ def _ending(outcome: Outcome | None, runs: Sequence[Run], rules: Rules) -> str |
 def _explain(run: Run, following: Run, kills: Sequence[Kill], rules: Rules, verdict: Verdict) -> bool:
     """Whether the run that followed this one can be explained."""
     why = _why(run, following, kills, rules)
-    line = f"{run.request_id} of {run.function} ran in {run.pod} from {run.start:.3f} to {_time(run.end)}, and again in {following.pod} at {following.start:.3f}"
+    line = (
+        f"{run.request_id} of {run.function} ran in {run.pod} from {run.start:.3f} to {_time(run.end)}, "
+        f"and again in {following.pod} at {following.start:.3f}"
+    )
     if why is None:
         near = [f"{kill.what} {kill.name} at {kill.at:.3f}" for kill in kills if -10 < kill.at - run.start < 30]
         verdict.problems.append(f"{line}, and nothing explains it; killed around then: {', '.join(near) or 'nothing'}")

@@ -69,7 +69,8 @@ LISTENER = """
 import asyncio, json, os
 import nats
 async def main():
-    client = await nats.connect("nats://kappa-nats:4222", user=os.environ["NATS_USER"], password=os.environ["NATS_PASSWORD"])
+    user, password = os.environ["NATS_USER"], os.environ["NATS_PASSWORD"]
+    client = await nats.connect("nats://kappa-nats:4222", user=user, password=password)
     subscription = await client.subscribe("orders.>")
     await client.flush()
     print("listening", flush=True)

@@ -23,7 +23,8 @@ calls = 0
 def handler(event, context):
     global calls
     calls += 1
-    return {"event": event, "calls": calls, "arn": context.invoked_function_arn, "remaining": context.get_remaining_time_in_millis()}
+    remaining = context.get_remaining_time_in_millis()
+    return {"event": event, "calls": calls, "arn": context.invoked_function_arn, "remaining": remaining}
 """
 
 WEB = """
