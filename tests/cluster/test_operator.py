@@ -195,7 +195,7 @@ def test_new_code_in_a_config_map_rolls_the_pods(cluster: Cluster) -> None:
     cluster.kubectl("delete", FUNCTIONS, "rolling", namespace=cluster.namespace)
 
 
-def test_drift_is_mended(cluster: Cluster) -> None:
+def test_drift_is_corrected(cluster: Cluster) -> None:
     def image(name: str) -> str:
         return str(cluster.deployment(name)["spec"]["template"]["spec"]["containers"][0]["image"])
 

@@ -1,4 +1,4 @@
-"""A process to be killed: puts events, takes them and ends them as fast as it can, and says so line by line.
+"""A process to be killed: enqueues, receives and acks events as fast as it can, and reports each step in a line.
 
 `put ID` and `done ID` when the queue has answered, `ending ID` before it is asked to end that event.
 Arguments: the settings that lead to the queue, and the test's own, both JSON; and how many it puts at a time.

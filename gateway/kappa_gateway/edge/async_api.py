@@ -93,7 +93,7 @@ class AsyncApi:
             for what, value in (("namespace", namespace), ("function", name)):
                 if not re.fullmatch(DNS_LABEL, value) or len(value) > 63:
                     raise InvalidRequest(
-                        f"{value[:100]!r} is not a name of a {what}: use lower-case letters, digits and dashes"
+                        f"{value[:100]!r} is not a valid {what} name: use lower-case letters, digits and dashes"
                     )
             if self._events is None:
                 raise InvalidRequest(NO_QUEUE)

@@ -99,12 +99,12 @@ class Administration:
     async def _redrive_one(self, dead: DeadEvent) -> tuple[str, str]:
         old = dead.event
         known = self._functions.get(old.lane.namespace, old.lane.function)
-        mended = destinations.for_redrive(old, known.manifest if known is not None else None)
+        adapted = destinations.for_redrive(old, known.manifest if known is not None else None)
         event = replace(
-            mended,
+            adapted,
             id=redriven_id(old.id),
             received_at=self._clock(),
-            attributes={**mended.attributes, REDRIVE_OF: old.id},
+            attributes={**adapted.attributes, REDRIVE_OF: old.id},
             keyed=True,
         )
         await self._accept(event)  # False: an earlier call got so far

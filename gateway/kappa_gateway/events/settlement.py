@@ -30,7 +30,7 @@ from kappa_gateway.queue.protocol import EventLease, Queue
 logger = logging.getLogger(__name__)
 
 FULL_PATIENCE: Final = 60.0
-"""Seconds for which a follower is offered to a full lane; then it is dead-lettered."""
+"""Seconds for which a follow-up event is offered to a full lane; then it is dead-lettered."""
 FULL_PAUSE: Final = 2.0
 BUG_PAUSE: Final = 60.0
 """Seconds until an event is attempted again whose run ended with a bug of the gateway."""

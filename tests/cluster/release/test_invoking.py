@@ -142,7 +142,7 @@ async def test_a_configmap_brings_several_files(new_function: Callable[..., Any]
     assert (await function.invoke()).json() == "from a file"
 
 
-async def test_what_cannot_be_is_refused_clearly(new_function: Callable[..., Any], gateway_url: str) -> None:
+async def test_impossible_values_are_refused_clearly(new_function: Callable[..., Any], gateway_url: str) -> None:
     function = new_function()
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{gateway_url}/2015-03-31/functions/nobody/invocations", data="{}") as answer:

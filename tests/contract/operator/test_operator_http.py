@@ -68,9 +68,7 @@ async def test_a_full_list_finds_what_a_watch_missed(server: ScriptedServer, api
     assert selectors["functions"] == "!kappa.run/operator"
 
 
-async def test_a_namespace_that_is_not_there_keeps_no_other_from_being_served(
-    server: ScriptedServer, api: Client
-) -> None:
+async def test_a_missing_namespace_keeps_no_other_from_being_served(server: ScriptedServer, api: Client) -> None:
     there = {"a"}
 
     async def handler(request: web.Request) -> web.Response:

@@ -304,7 +304,7 @@ async def test_a_consumer_that_somebody_deleted_is_made_again(server: NatsServer
     await queue.nack(second, 0.0)
 
 
-async def test_a_stream_that_somebody_deleted_is_made_again(server: NatsServer, own: Queues) -> None:
+async def test_a_stream_that_somebody_deleted_is_created_again(server: NatsServer, own: Queues) -> None:
     server.start()
     queue = await own.open()
     await enqueue_many(queue, 1)

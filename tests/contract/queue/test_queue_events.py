@@ -1,4 +1,4 @@
-"""Putting, taking, ending and looking at events."""
+"""Enqueueing, receiving, acking and listing events."""
 
 import asyncio
 import time
@@ -68,7 +68,7 @@ async def test_events_come_in_the_order_they_were_put(queue: Queue) -> None:
     assert ids_of(await receive_some(queue, 20)) == ids[10:]
 
 
-async def test_take_gives_no_more_than_asked_for(queue: Queue) -> None:
+async def test_receive_gives_no_more_than_asked_for(queue: Queue) -> None:
     await enqueue_many(queue, 5)
     assert len(await queue.receive(LANE, 2, 1.0)) <= 2
     assert await queue.receive(LANE, 0, 0.0) == []
@@ -79,7 +79,7 @@ async def test_the_last_lease_says_how_many_more_wait(queue: Queue) -> None:
     assert (await receive_some(queue, 3))[-1].waiting == 4
 
 
-async def test_take_waits_for_the_first_event_only(queue: Queue) -> None:
+async def test_receive_waits_for_the_first_event_only(queue: Queue) -> None:
     taking = asyncio.create_task(queue.receive(LANE, 10, 10 * LONG))
     await asyncio.sleep(0)
     event = an_event()
@@ -89,7 +89,7 @@ async def test_take_waits_for_the_first_event_only(queue: Queue) -> None:
     assert time.monotonic() - started < LONG
 
 
-async def test_take_of_an_empty_lane_ends_after_its_wait(queue: Queue) -> None:
+async def test_receive_on_an_empty_lane_ends_after_its_wait(queue: Queue) -> None:
     started = time.monotonic()
     assert await queue.receive(LANE, 1, 0.3) == []
     assert 0.25 < time.monotonic() - started < LONG
@@ -153,7 +153,7 @@ async def test_lanes_of_like_names_are_apart(queue: Queue, lane: Lane) -> None:
     assert (await receive_one(queue)).event == one
 
 
-async def test_lanes_tell_what_is_in_them(queue: Queue) -> None:
+async def test_lanes_report_what_they_hold(queue: Queue) -> None:
     assert [state for state in await queue.lanes() if state.waiting or state.held] == []
     oldest = an_event("first", received_at=1_700_000_000.0)
     await queue.enqueue(oldest)
@@ -171,7 +171,7 @@ async def test_lanes_tell_what_is_in_them(queue: Queue) -> None:
 # -- to look at
 
 
-async def test_find_sees_an_event_until_it_is_done(queue: Queue) -> None:
+async def test_find_sees_an_event_until_it_is_acked(queue: Queue) -> None:
     event = an_event(payload=b"payload", attributes={"a": "ö"})
     assert await queue.find(LANE, event.id) is None
     await queue.enqueue(event)
@@ -212,7 +212,7 @@ async def test_an_id_that_is_in_its_lane_is_not_added_again(queues: Queues) -> N
     assert not await queue.enqueue(event)
 
 
-async def test_an_id_is_the_same_event_within_the_window_after_it_was_done(queues: Queues) -> None:
+async def test_an_id_is_the_same_event_within_the_window_after_its_ack(queues: Queues) -> None:
     window = queues.seconds(6.0)
     queue = await queues.open(queue_deduplication_window=window)
     event = an_event(keyed=True)

@@ -112,7 +112,7 @@ async def test_retries_come_in_the_order_they_are_due(queues: Queues) -> None:
     assert ids_of(await receive_some(queue, 3)) == [second.event.id, third.event.id, first.event.id]
 
 
-async def test_a_retry_counts_each_hand_out(queue: Queue) -> None:
+async def test_the_receive_count_counts_each_delivery(queue: Queue) -> None:
     await enqueue_many(queue, 1)
     for receive_count in range(1, 6):
         lease = await receive_one(queue)
@@ -120,7 +120,7 @@ async def test_a_retry_counts_each_hand_out(queue: Queue) -> None:
         await queue.nack(lease, 0.0)
 
 
-async def test_done_of_an_old_lease_ends_the_event(queues: Queues) -> None:
+async def test_an_ack_on_an_old_lease_ends_the_event(queues: Queues) -> None:
     """Its function has run to its end, whoever has it by now."""
     lease = queues.seconds(1.0)
     queue = await queues.open(queue_lease=lease)
@@ -164,7 +164,7 @@ async def test_a_cancelled_wait_takes_nothing(queues: Queues) -> None:
     assert (await receive_one(queue)).event == event
 
 
-async def test_takes_that_are_cancelled_at_any_moment_lose_nothing(queues: Queues) -> None:
+async def test_a_receive_that_is_cancelled_at_any_moment_loses_nothing(queues: Queues) -> None:
     queue = await queues.open(queue_lease=1.0)
     seed = random.Random(4)
     got: list[str] = []

@@ -141,7 +141,7 @@ async def test_dead_events_come_newest_first(queue: Queue) -> None:
     assert await queue.dead_events("nowhere", LANE.function, limit=3) == []
 
 
-async def test_unburied_events_are_gone(queue: Queue) -> None:
+async def test_deleted_dead_events_are_gone(queue: Queue) -> None:
     one, other = an_event("one"), an_event("other")
     await queue.dead_letter(a_dead_event(one))
     await queue.dead_letter(a_dead_event(other))

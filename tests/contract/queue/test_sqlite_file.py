@@ -83,7 +83,7 @@ def test_more_slashes_name_the_same_file(url: str) -> None:
     assert path_of(url) == Path("/var/q.db")
 
 
-def test_no_url_is_no_queue() -> None:
+def test_without_a_queue_url_there_is_no_queue() -> None:
     assert make_queue(Settings(queue_url="")) is None
 
 

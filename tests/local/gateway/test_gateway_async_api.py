@@ -298,7 +298,7 @@ async def test_bad_parameters_are_400_in_lambdas_form(gateway, queue, query, say
 async def test_names_that_are_none_are_400_and_unknown_functions_404(gateway, queue):
     answer = await gateway.request("GET", "/v1/namespaces/default/functions/Not_A.Name/async")
     assert answer.status == 400
-    assert "'Not_A.Name' is not a name of a function" in answer.json()["Message"]
+    assert "'Not_A.Name' is not a valid function name" in answer.json()["Message"]
     said = await get(gateway, "/v1/namespaces/default/functions/nobody/async", 404)
     assert said["Message"] == "Function not found: there is no Function 'nobody' in namespace 'default'"
     gone = Lane(Kind.INVOCATION, "default", "gone")

@@ -4,9 +4,10 @@ What an answer means (https://www.standardwebhooks.com asks for the most of it):
 
 | answer | |
 | --- | --- |
-| 2xx | taken; its body is not looked at |
-| 301, 308, and 4xx but those below | not taken, and it will never be: 410 and 422 say so, a redirect is not followed |
-| 401, 403, 404, 407, 408, 409, 421, 423, 425, 429, other 3xx and 5xx; no answer | not now; `Retry-After` is heeded |
+| 2xx | taken; its body is ignored |
+| 301, 308, and 4xx but those below | refused permanently: 410 and 422 mean so, and redirects are not followed |
+| 401, 403, 404, 407, 408, 409, 421, 423, 425, 429, other 3xx and 5xx; no answer | tried again later; `Retry-After` is
+respected |
 """
 
 import asyncio

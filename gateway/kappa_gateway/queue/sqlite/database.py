@@ -26,7 +26,7 @@ class Database:
         self._lock_file: int | None = None
 
     def lock(self) -> None:
-        """One process per file: counts and notifications are in its memory. The lock goes with the process, however it
+        """One process per file: counts and notifications are in its memory. The lock ends with the process, however it
         dies. Raises `QueueMisconfigured` where another process has it."""
         lock_path = Path(f"{self.path}.lock")
         if self._lock_file is not None:
