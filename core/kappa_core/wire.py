@@ -64,8 +64,9 @@ Function. Knowing the hash is the permission."""
 BACKLOG_PATH: Final = "/v1/backlog"
 """On the same port: `POST` with `PEER_PROOF` and `FUNCTION` notifies the gateway that claims pool pods for a function
 that the function has events in the queue."""
-# On the same port, `POST INVOKE_PATH` with `PEER_PROOF` and `FUNCTION` passes an invocation on to the gateway that claims
-# pool pods for the function. The answer is a pod's, or it has `REFUSED: error` and a body as `errors.encode` writes it.
+# On the same port, `POST INVOKE_PATH` with `PEER_PROOF` and `FUNCTION` passes an invocation on to the gateway that
+# claims pool pods for the function. The answer is a pod's, or it has `REFUSED: error` and a body as `errors.encode`
+# writes it.
 PEER_PROOF: Final = "Kappa-Peer-Proof"
 """Proof that the request is a gateway's of this installation: `SECONDS.HEX`, see `kappa_gateway.invoke.peers`."""
 FUNCTION: Final = "Kappa-Function"

@@ -13,7 +13,7 @@ import msgspec
 from kappa_core.errors import InvalidRequestContent
 
 MAX_DEPTH: Final = 1000
-"""Levels of arrays and objects. Python versions differ in how deep they get by themselves, so the limit is our own."""
+"""Levels of arrays and objects. Python versions differ in how deep they can go, so the limit is our own."""
 _TOO_DEEP: Final = f"it is nested deeper than {MAX_DEPTH} levels"
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _TO_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
@@ -24,7 +24,8 @@ _INNERMOST: Final = 2
 
 
 def check(payload: bytes) -> None:
-    """Raises `InvalidRequestContent` if this is no JSON text (RFC 8259, UTF-8), or nested deeper than `MAX_DEPTH`."""
+    """Raises `InvalidRequestContent` if this is not a JSON text (RFC 8259, UTF-8), or is nested deeper than
+    `MAX_DEPTH`."""
     try:
         payload.decode()  # msgspec does not look at the bytes of strings
         try:

@@ -1,4 +1,5 @@
-"""The gateway, put together and served: the only module that composes. From bottom to top, each part gets what it uses."""
+"""Composes and serves the gateway. No other module composes: here each part is constructed after the parts that it
+uses."""
 
 import asyncio
 import contextlib
@@ -88,7 +89,8 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmParts:
-    """What cold starts from pools take. `pods`, `peers` and `signer` are None where the settings name no key."""
+    """The parts that cold starts from pools need. `pods`, `peers` and `signer` are None where the settings name no
+    key."""
 
     signer: Signer | None
     code: CodeCache
@@ -237,7 +239,7 @@ def _nothing() -> None:
 
 
 def _never_fits(function: FunctionState, why: str) -> None:
-    raise AssertionError(f"{function.key} was offered a pool pod though there are no pools: {why}")
+    raise AssertionError(f"{function.key} was offered a pool pod, but this gateway has no pools: {why}")
 
 
 def _no_claimant(_: FunctionState) -> Peer | None:
@@ -269,7 +271,7 @@ async def serve(
     """Serve until `stop` is set (without one: until SIGTERM or SIGINT), then drain and return.
 
     `on_started(gateway, port, internal_port)` is called once the ports listen; the gateway is synced a moment later
-    (`gateway.functions.synced`). Raises `OSError` if a port is taken, `QueueMisconfigured` if the queue will not do,
+    (`gateway.functions.synced`). Raises `OSError` if a port is taken, `QueueMisconfigured` if the queue cannot be used,
     `BadKey`, and whatever ends the backend.
     """
     if stop is None:

@@ -1,7 +1,7 @@
 """Every import trick of the agent, and what each one saves.
 
-A function's pod pays for the agent's imports in each cold start and in its memory. The figures are milliseconds of CPU in
-a new interpreter (Python 3.11, the smallest of 15 runs on a busy machine). What several modules load counts in each.
+A function's pod pays for the agent's imports in each cold start and in its memory. The figures are milliseconds of CPU
+in a new interpreter (Python 3.11, the smallest of 15 runs on a busy machine). What several modules load counts in each.
 
 | trick | with it | instead of | without it |
 | --- | --- | --- | --- |

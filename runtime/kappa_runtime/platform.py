@@ -124,9 +124,9 @@ def close_from(first: int) -> None:
 def die_with(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent ends; exit at once when it already has.
 
-    Linux alone: elsewhere `watch_parent` does it for the agent, and a runtime process ends once it asks for work and its
-    agent is gone. The kernel's "parent" is the thread that started the process: it must live as long as the process is
-    to. Only local mode uses this: ctypes costs 8 ms.
+    Linux alone: elsewhere `watch_parent` does it for the agent, and a runtime process ends once it asks for work and
+    its agent is gone. The kernel's "parent" is the thread that started the process: it must live as long as the process
+    is to. Only local mode uses this: ctypes costs 8 ms.
     """
     if not LINUX:
         return

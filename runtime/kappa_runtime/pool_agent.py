@@ -128,7 +128,8 @@ class PoolAgent:
         return code, Prepared(self._rehearsal, config, env, code, spawn.Spawn(config, env, code))
 
     def _warm_up(self) -> None:
-        """Do once what the first request needs, with a key of its own, so that its memory is touched; nothing of it stays."""
+        """Do once what the first request needs, with a key of its own, so that its memory is touched; nothing of it
+        stays."""
         config = AgentConfig(function_name=REHEARSAL, handler="main.handler", runtime=self._config.runtime)
         key = SigningKey(bytes(32))
         asked = Specialization(

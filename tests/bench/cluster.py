@@ -147,10 +147,8 @@ async def post(
         reader, writer = await asyncio.open_connection(host, port)
         try:
             start = time.perf_counter()
-            writer.write(
-                f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{headers}\r\n".encode()
-                + body
-            )
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+            writer.write(f"{head}Content-Length: {len(body)}\r\n{headers}\r\n".encode() + body)
             first = await reader.read(1)
             elapsed = time.perf_counter() - start
             answer = first + await reader.read()

@@ -4,9 +4,9 @@ bare pod's, then those from the pool.
 - *bare*: a Deployment of the runtime image whose command only listens (`socket.create_server`), pod template otherwise
   like a Function's; the time from the PATCH of `/scale` to the first TCP accept, dialled as the gateway dials: by IP,
   every 5 ms from the moment a watch shows it.
-- *Pool*, *Deployment*: one request at the gateway's Service to a cold Function that may use a warm pool, and to one that
-  may not; the time from its first byte sent to the first byte of its answer. The phases are what that answer's
-  `Kappa-Cold-Start` header says.
+- *Pool*, *Deployment*: one request at the gateway's Service to a cold Function that may use a warm pool, and to one
+  that may not; the time from the first byte sent to the first byte of the answer. The phases are those of the answer's
+  `Kappa-Cold-Start` header.
 
 With `--local` there is no cluster and no bare pod: `kappa local up`, see coldstart_local.py.
 
@@ -70,7 +70,7 @@ async def bare_start(cluster: Cluster, ns: str, name: str) -> float:
 
     task = asyncio.create_task(watch())
     try:
-        await asyncio.sleep(0.2)  # the watch stands before the clock starts
+        await asyncio.sleep(0.2)  # the watch is established before the clock starts
         start = time.perf_counter()
         await cluster.scale(ns, name, 1)
         async with asyncio.timeout(60):
@@ -200,7 +200,8 @@ async def run(runs: int, gateway: str | None, ns_name: str | None, rest: float) 
             for path in ("bare", "Deployment") if number % 2 else ("Deployment", "bare"):
                 await start(path)
             print(f"{number + 1}/{runs} {latest(walls, 'bare', 'Deployment')}", file=sys.stderr)
-        # apart, as each start from the pool has two more pods started: the pool's next one, and one that the adoption replaces
+        # separately, as each start from the pool makes two more pods start: the pool's next one, and one that the
+        # adoption replaces
         for number in range(runs if "Pool" in measured else 0):
             await start("Pool")
             print(f"{number + 1}/{runs} {latest(walls, 'Pool')}", file=sys.stderr)

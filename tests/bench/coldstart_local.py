@@ -37,7 +37,7 @@ def read_header(answer: bytes) -> tuple[str, dict[str, float]]:
     """The path and the phases (seconds) of an answer's `Kappa-Cold-Start` header. Raises `RuntimeError` without one."""
     found = re.search(rb"(?i)\r\nkappa-cold-start: ([^\r]*)\r\n", answer)
     if found is None:
-        raise RuntimeError(f"the invocation was no cold start: {answer[:300]!r}")
+        raise RuntimeError(f"the invocation was not a cold start: {answer[:300]!r}")
     path, *phases = found[1].decode().split(";")
     return path, {name: float(value) / 1000 for name, _, value in (phase.partition("=") for phase in phases)}
 

@@ -3,12 +3,12 @@
 For each queue, JetStream and SQLite, with a gateway as a process of its own:
 
 - *accepted*: 32 connections send events one after the other to a function that has no pod yet;
-- *dispatched*: then a pod appears that answers at once, with 64 slots, and all of them are run; from that moment until the
-  gateway counts the last one as delivered, which it does when the queue has let it go.
+- *dispatched*: then a pod with 64 slots appears that answers at once, and all events are run. The time ends when the
+  gateway counts the last event as delivered, after the queue has removed it.
 
-What it is compared with is the same server's own rate in the same run: nats-py publishes the same payload with as many
-publishes under way, each confirmed by a stream of the same kind, and takes and confirms what it has published. Rounds of
-publishing and accepting are interleaved.
+The baseline is the same server's own rate in the same run: nats-py publishes the same payload with as many publishes in
+flight, each confirmed by a stream of the same kind, then receives and acks the messages. Rounds of publishing and
+accepting are interleaved.
 
 usage: events.py [--json FILE] [--seconds S] [--rounds N] [--only jetstream|sqlite]
 """
@@ -164,15 +164,15 @@ async def gateway_role(announce: int, queue_url: str, pod_port: int) -> None:
     from kappa_gateway.settings import Settings
 
     logs.configure("warning", "text")
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told.set)
+    signalled = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, signalled.set)
 
     class Backend:
         async def run(self, sink: Sink) -> None:
             spec = {"runtime": "python3.13", "handler": "main.handler", "code": {"inline": CODE}}
             sink.replace_functions([Function.model_validate({"metadata": {"name": FUNCTION}, "spec": spec})])
             sink.replace_pods([])
-            await told.wait()
+            await signalled.wait()
             sink.replace_pods([Pod("default", "pod", FUNCTION, "127.0.0.1", pod_port, SLOTS, "lambda")])
             await asyncio.Event().wait()
 

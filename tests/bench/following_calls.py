@@ -52,7 +52,7 @@ async def one_run(ns: str, first: str, following: str) -> list[float]:
         if status != 200 or not answer.endswith(b"%d" % number):
             raise RuntimeError(f"call {number} over {host} answered {answer[:500]!r}")
         if number == 0 and b"kappa-cold-start: pool;" not in answer.lower():
-            raise RuntimeError(f"the first call was no cold start from the pool: {answer[:500]!r}")
+            raise RuntimeError(f"the first call was not a cold start from the pool: {answer[:500]!r}")
     return took
 
 

@@ -1,6 +1,8 @@
-"""1,000 Functions applied at once: seconds until every one is Ready, then seconds until nothing of them is left.
+"""1,000 Functions applied at once: seconds until every one is Ready and, after their deletion, until nothing of them is
+left.
 
-Also the footprint: with 100 of them in the cluster, the working sets of the operator, of a gateway and of an idle function pod.
+Also the footprint: with 100 of them in the cluster, the working sets of the operator, of a gateway and of an idle
+function pod.
 
 usage: functions.py [--count 1000] [--footprint-at 100] [--json FILE]
 """

@@ -105,9 +105,8 @@ class StubPod(asyncio.Protocol):
     """Answers every request at once; each comes in one piece."""
 
     ANSWER = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Amz-Executed-Version: $LATEST\r\nContent-Length: %d\r\n\r\n"
-        % len(BODY)
-        + BODY
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Amz-Executed-Version: $LATEST\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
     )
 
     def connection_made(self, transport: Any) -> None:
@@ -153,7 +152,7 @@ async def gateway_role(announce: int, pods: dict[str, Any]) -> None:
 
 
 def start(command: list[str], env: dict[str, str] | None = None) -> tuple[Any, int]:
-    """A child, and the port that it announced. With `env` it is an agent, which is told of the pipe there."""
+    """A child, and the port that it announced. With `env` it is an agent, which finds the pipe's name there."""
     read, write = os.pipe()
     if env is None:
         command = [*command, "--announce", str(write)]

@@ -1,6 +1,7 @@
 """Run the benchmarks one after the other; each prints JSON and is kept in a folder.
 
-Without a cluster: agent, gateway, events, local, coldstart-local. With one (KUBECONFIG, the chart installed): coldstart, following-calls, functions.
+Without a cluster: agent, gateway, events, local, coldstart-local. With one (KUBECONFIG, the chart installed):
+coldstart, following-calls, functions.
 
 usage: run.py [--only NAME …] [--out FOLDER]
 """

@@ -1,11 +1,11 @@
-"""What every cluster test stands on: a cluster, kubectl, a fresh namespace, and the installed chart.
+"""The fixtures of all cluster tests: a cluster, kubectl, a fresh namespace, and the installed chart.
 
-The cluster is whichever `KUBECONFIG` names; where it names none and `../shared/cluster/up` exists, that one is started.
-Images come from `KAPPA_TEST_REGISTRY` (default `kappa`) with the tag `KAPPA_TEST_TAG` (default `dev`).
-The queue is the chart's own NATS; `KAPPA_TEST_NATS_IMAGE` names its image where the official one cannot be pulled (on the
-cluster of `../shared/cluster` that is the default, made by `make nats-image`).
-Where namespaces cannot be made, `KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the
-chart serves those alone. That needs one worker (`make test-cluster WORKERS=0`).
+The cluster is the one that `KUBECONFIG` names. If it is not set and `../shared/cluster/up` exists, that cluster is
+started. Images come from `KAPPA_TEST_REGISTRY` (default `kappa`) with the tag `KAPPA_TEST_TAG` (default `dev`). The
+queue is the chart's own NATS; `KAPPA_TEST_NATS_IMAGE` names its image where the official one cannot be pulled (on the
+cluster of `../shared/cluster` that is the default, made by `make nats-image`). Where namespaces cannot be made,
+`KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the chart serves those alone. That needs
+one worker (`make test-cluster WORKERS=0`).
 
 Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. Tests that stop, restart
 or kill parts of it are in files marked `alone`: no other test of `release/` and `chaos/` runs meanwhile. Tests of this
@@ -81,7 +81,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """A worker keeps its turn with the installation over tests that use it alike, and so over the fixtures they share."""
+    """A worker keeps its turn with the installation across consecutive tests with the same use, and so across the
+    fixtures they share."""
     folder, stash = _workers_folder(item.config), item.config.stash
     installation = stash.setdefault(INSTALLATION, Turn(folder, "installation"))
     cluster = stash.setdefault(CLUSTER, Turn(folder, "cluster"))
@@ -122,7 +123,7 @@ def workers_folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def kubeconfig(workers_folder: Path) -> str:
-    """The cluster under test. Fails, saying what to do, where there is none."""
+    """The cluster under test. If there is none, it fails and says what to do."""
     path = os.environ.get("KUBECONFIG", "")
     if not path and SHARED_CLUSTER.exists():
         path = once(workers_folder, "cluster", start_shared_cluster)
@@ -142,8 +143,8 @@ def kubeconfig(workers_folder: Path) -> str:
 
 
 def start_shared_cluster() -> str:
-    """Its kubeconfig's path. Run while the cluster is up already, `up` rewrites kube-proxy's configuration, and kube-proxy
-    ends itself over that a moment later: a second `up` starts it."""
+    """The path of its kubeconfig. If the cluster is already up, `up` rewrites kube-proxy's configuration, and
+    kube-proxy exits a moment later because of that: a second `up` starts it again."""
     path = run(str(SHARED_CLUSTER), timeout=300).strip().splitlines()[-1]
     node = Kubectl(path)("get", "nodes", "-o", "jsonpath={.items[0].status.addresses[?(@.type=='InternalIP')].address}")
 
@@ -269,7 +270,9 @@ def find_gateway(kubectl: Kubectl, release: Release) -> Callable[[], str]:
                 except OSError:
                     continue
                 return f"http://{host}:{number}"
-            raise AssertionError(f"the gateway is at none of {places}; name its address: KAPPA_TEST_GATEWAY_URL")
+            raise AssertionError(
+                f"the gateway does not answer at any of {places}; name its address: KAPPA_TEST_GATEWAY_URL"
+            )
 
         return eventually_sync(reached)
 

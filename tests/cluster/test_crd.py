@@ -188,12 +188,15 @@ FULL: list[Manifest] = [
     },
 ]
 # fmt: off
-VALUES: list[Any] = [None, "", "x", "7", "1h", "128Mi", "1e3", "1E", "30s\n", "ü", 0, 1, -1, 7, 40_000_000, 2**40, 1.5, True, False, [], ["x"], {}, {"a": "b"}, {"a": None}, {"a": 1}]
+VALUES: list[Any] = [
+    None, "", "x", "7", "1h", "128Mi", "1e3", "1E", "30s\n", "ü", 0, 1, -1, 7, 40_000_000, 2**40, 1.5, True, False,
+    [], ["x"], {}, {"a": "b"}, {"a": None}, {"a": 1},
+]
 # fmt: on
 
 
 def mutations() -> Iterator[tuple[str, Manifest]]:
-    """(what was changed, the manifest): each of FULL with one place replaced, taken away, or given a field that is not known."""
+    """(what was changed, the manifest): each of FULL with one place replaced, removed, or given an unknown field."""
     for spec in FULL:
         manifest = {"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": {"name": "case"}, "spec": spec}
         yield "nothing", manifest

@@ -150,7 +150,7 @@ async def test_a_pod_from_its_creation_to_its_end(kubectl: Kubectl, namespace: s
     await asyncio.to_thread(kubectl.apply, pod("p"), namespace=namespace)
     await until(lambda: "p" in sink.pods and "ready" in sink.pods["p"].phases, "the pod, ready", within=60)
     ready = sink.pods["p"]
-    assert sink.seen[0].host is None, "it was told of before it had an address"
+    assert sink.seen[0].host is None, "it was reported before it had an address"
     assert (ready.function, ready.concurrency, ready.port, ready.protocol) == ("hello", 3, 8080, "lambda")
     _, writer = await asyncio.open_connection(ready.host, ready.port)
     writer.close()

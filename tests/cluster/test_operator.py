@@ -195,7 +195,7 @@ def test_new_code_in_a_config_map_rolls_the_pods(cluster: Cluster) -> None:
     cluster.kubectl("delete", FUNCTIONS, "rolling", namespace=cluster.namespace)
 
 
-def test_drift_is_mended(cluster: Cluster) -> None:
+def test_drift_is_corrected(cluster: Cluster) -> None:
     def image(name: str) -> str:
         return str(cluster.deployment(name)["spec"]["template"]["spec"]["containers"][0]["image"])
 
@@ -271,7 +271,7 @@ def test_the_longest_name_works(cluster: Cluster) -> None:
     cluster.kubectl("delete", FUNCTIONS, name, namespace=cluster.namespace)
 
 
-def test_made_anew_under_the_same_name_it_works(cluster: Cluster) -> None:
+def test_a_function_created_again_under_the_same_name_works(cluster: Cluster) -> None:
     for _ in range(3):
         cluster.apply("again")
         eventually_sync(lambda: cluster.condition("again").get("status") == "True", within=10)

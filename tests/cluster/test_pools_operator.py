@@ -1,6 +1,7 @@
-"""Warm pools as the operator keeps them: made, sized, removed; and pods that a gateway took, given to their Functions.
+"""Warm pools as the operator keeps them: created, sized, removed; and claimed pods, which their Functions' ReplicaSets
+adopt.
 
-The operator is a process beside the cluster, the gateway is this test: it specializes pods and tells its claims.
+The operator is a process beside the cluster, the gateway is this test: it specializes pods and reports its claims.
 """
 
 import base64
@@ -108,7 +109,7 @@ class Namespace:
             return json.loads(answer.read())
 
     def claim(self, function: Function, *pods: dict[str, Any], in_flight: int = 0) -> None:
-        """Tell the operator that these pods are the function's."""
+        """Report to the operator that these pods were claimed for the function."""
         claims = [
             {
                 "namespace": self.name,
@@ -190,7 +191,7 @@ def test_a_pool_is_there_while_a_function_uses_it(place: Namespace) -> None:
     assert place.status("hello")["coldStart"]["path"] == "Pool"
     assert place.deployment("fn-hello")["spec"]["replicas"] == 0  # type: ignore[index]
 
-    # Whatever somebody does to it, it comes back.
+    # Any change that somebody makes to it is undone.
     place.kubectl("scale", "deployment", place.pool, "--replicas=0", namespace=place.name)
     place.wait_for_free(2)
     place.kubectl("delete", "deployment", place.pool, namespace=place.name)
@@ -230,7 +231,8 @@ def test_a_claimed_pod_becomes_the_functions_own(place: Namespace) -> None:
     eventually_sync(resized)
     assert place.invoke(pod, {"b": 2}) == {"echo": {"b": 2}}
     status = eventually_sync(lambda: (s := place.status("hello")).get("readyReplicas") and s)
-    assert {c["type"]: c["status"] for c in status["conditions"]} == {"Ready": "True", "CodeAvailable": "True", "Progressing": "False"}  # fmt: skip
+    conditions = {condition["type"]: condition["status"] for condition in status["conditions"]}
+    assert conditions == {"Ready": "True", "CodeAvailable": "True", "Progressing": "False"}
 
     # From here on it is a pod like any other.
     place.kubectl("rollout", "restart", "deployment", "fn-hello", namespace=place.name)
@@ -320,7 +322,9 @@ def test_an_operator_that_is_killed_leaves_its_work_to_the_next(place: Namespace
 
 
 def test_a_crashed_pod_from_a_pool_is_replaced(place: Namespace) -> None:
-    function = place.apply("hello", code={"inline": "import os, signal\ndef handler(event, context):\n    if event:\n        os.kill(1, signal.SIGKILL)\n    return 1\n"})  # fmt: skip
+    body = "    if event:\n        os.kill(1, signal.SIGKILL)\n    return 1\n"
+    code = {"inline": f"import os, signal\ndef handler(event, context):\n{body}"}
+    function = place.apply("hello", code=code)
     pod = place.wait_for_free(1)[0]
     place.claim(function, pod, in_flight=1)
     place.specialize(function, pod)

@@ -1,8 +1,9 @@
-"""Chaos without I/O: what is sent and what is killed when (both from a seed), the ledger of what was seen, the judgement.
+"""The chaos tests' logic, without I/O: the plan of what is sent and killed when (from a seed), the ledger of what
+happened, and the verdict.
 
-The judgement is what a user counts on. Every event that was answered 202 ends in `succeeded`, and then it did run to its
-end, or in the dead letter, and then it did fail as often as its function may. And every run beyond an event's first has an
-explanation in what was seen: the function failed, or its pod was killed. A run without one fails the test.
+The verdict checks what users rely on. Every event that was answered 202 either ends in `succeeded`, after a complete
+run, or in the dead letter, after as many failures as its function may have. And every run beyond an event's first must
+be explained by the ledger: the function failed, or its pod was killed. A run without an explanation fails the test.
 """
 
 import itertools
@@ -30,7 +31,7 @@ class PlannedEvent:
     fails: int
     """So many of its runs end with the function's own error, then one succeeds."""
     again_after: float | None
-    """Its client sends it again so many seconds after it was answered, as one does whose answer got lost on the way."""
+    """Its client sends it again so many seconds after the answer, as a client does that lost the answer."""
 
 
 def planned_events(
@@ -66,9 +67,10 @@ class PlannedKill:
 
 
 def planned_kills(seed: int, seconds: float, every: Mapping[str, float]) -> list[PlannedKill]:
-    """Kills in the order of time. `every` gives the mean seconds between two of a kind; each kind is killed at least once.
+    """The kills, ordered by time. `every` gives the mean seconds between two of a kind; each kind is killed at least
+    once.
 
-    Each kind has its own random numbers, so that a kind more or less does not move the others.
+    Each kind has its own random numbers, so that adding or removing a kind does not change the others.
     """
     kills = []
     for what, mean in every.items():
@@ -91,7 +93,7 @@ class Submission:
     request_ids: list[str] = field(default_factory=list)
     """Of each 202."""
     refusals: list[str] = field(default_factory=list)
-    """Of each other try, what came instead: the status and what was said, or what broke."""
+    """For each other try, what came instead: the status and the body, or the connection's error."""
     accepted_at: list[float] = field(default_factory=list)
     """When each 202 came."""
 
@@ -101,13 +103,13 @@ class Run:
     """One run as the function itself recorded it."""
 
     id: str
-    """Of this run alone, so that a report which came twice counts once."""
+    """Unique to this run, so that a report that arrives twice counts once."""
     request_id: str
     function: str
     pod: str
     start: float
     end: float | None
-    """None: it was not heard of again."""
+    """None: nothing more was heard of it."""
     ok: bool | None
     """How it ended."""
 
@@ -121,7 +123,8 @@ class Kill:
     ends: frozenset[str] | None = frozenset()
     """The function pods that end with it; None: all that there are."""
     linger: float = 0.2
-    """Seconds from `at` to the end of the last process: a forced deletion tells the kubelet later than everybody else."""
+    """Seconds from `at` to the end of the last process: after a forced deletion, the kubelet is the last to learn of
+    it."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Why(StrEnum):
 
     FAILED = "the function failed, and was retried"
     POD_KILLED = "its pod was killed while it ran"
-    ANSWER_KILLED = "its pod was killed before its answer was seen to"
+    ANSWER_KILLED = "its pod was killed before its answer was handled"
     WEB_SERVER = "a gateway was killed while a web server ran it, which keeps no answers"
 
 
@@ -159,7 +162,7 @@ class Why(StrEnum):
 class Rules:
     max_attempts: int
     answer: float = 1.0
-    """Seconds in which a gateway that lives sees to an answer."""
+    """Seconds in which a live gateway handles an answer."""
     web_servers: frozenset[str] = frozenset()
     """Functions without an agent, whose answers nobody keeps."""
 
@@ -168,7 +171,7 @@ class Rules:
 class Verdict:
     problems: list[str]
     duplicates: list[str]
-    """One line for each run beyond an event's first that was no retry of a function's own error."""
+    """One line for each run beyond an event's first that was not a retry after a function error."""
     why: Counter[Why]
     figures: dict[str, int]
 
@@ -197,7 +200,7 @@ def judge(ledger: Ledger, rules: Rules) -> Verdict:
         ids.update(distinct)
         wrong = [said for said in submission.refusals if said.startswith("4") and not said.startswith("429")]
         if wrong:
-            verdict.problems.append(f"{name} was refused for good: {wrong[:3]}")
+            verdict.problems.append(f"{name} was refused permanently: {wrong[:3]}")
         if not distinct:
             verdict.problems.append(f"{name} was never accepted: {submission.refusals[-3:]}")
         if len(distinct) > 1:
@@ -207,12 +210,12 @@ def judge(ledger: Ledger, rules: Rules) -> Verdict:
             if problem:
                 verdict.problems.append(f"{name} ({request_id}): {problem}")
     verdict.problems += [f"{count} submissions became the event {each}" for each, count in ids.items() if count > 1]
-    verdict.problems += [f"{each} ran, and nobody was told of it" for each in runs.keys() - ids.keys()]
+    verdict.problems += [f"{each} ran, but no client was given its id" for each in runs.keys() - ids.keys()]
     for of_event in runs.values():
         for run, following in itertools.pairwise(of_event):
             if not _explain(run, following, ledger.kills, rules, verdict):
-                told = ", ".join(f"{at:.3f}" for at in accepted.get(run.request_id, []))
-                verdict.problems[-1] += f"; it was accepted at {told}"
+                times = ", ".join(f"{at:.3f}" for at in accepted.get(run.request_id, []))
+                verdict.problems[-1] += f"; it was accepted at {times}"
     verdict.figures = _figures(ledger, runs)
     return verdict
 
@@ -223,22 +226,25 @@ def _ending(outcome: Outcome | None, runs: Sequence[Run], rules: Rules) -> str |
     if outcome is None:
         return f"lost: nothing is known of it, and it ran {len(runs)} times"
     if outcome.attempts > len(runs):
-        return f"{outcome.attempts} attempts are told of, and it ran {len(runs)} times"
+        return f"{outcome.attempts} attempts are reported, but it ran {len(runs)} times"
     if outcome.status == SUCCEEDED:
         if not any(run.ok for run in runs):
-            return f"succeeded, they say, and no run of it did: {len(runs)} runs, {failures} failed"
+            return f"is reported as succeeded, but no run of it succeeded: {len(runs)} runs, {failures} failed"
         return "it is in the dead letter, though it succeeded" if outcome.dead else None
     if not outcome.dead:
-        return f"{outcome.status}, and not in the dead letter: {len(runs)} runs"
+        return f"{outcome.status}, but not in the dead letter: {len(runs)} runs"
     if failures < rules.max_attempts:
         return f"{outcome.status} after {failures} failures, {len(runs)} runs"
     return None
 
 
 def _explain(run: Run, following: Run, kills: Sequence[Kill], rules: Rules, verdict: Verdict) -> bool:
-    """Whether it can be said why there was another run after this one."""
+    """Whether the run that followed this one can be explained."""
     why = _why(run, following, kills, rules)
-    line = f"{run.request_id} of {run.function} ran in {run.pod} from {run.start:.3f} to {_time(run.end)}, and again in {following.pod} at {following.start:.3f}"
+    line = (
+        f"{run.request_id} of {run.function} ran in {run.pod} from {run.start:.3f} to {_time(run.end)}, "
+        f"and again in {following.pod} at {following.start:.3f}"
+    )
     if why is None:
         near = [f"{kill.what} {kill.name} at {kill.at:.3f}" for kill in kills if -10 < kill.at - run.start < 30]
         verdict.problems.append(f"{line}, and nothing explains it; killed around then: {', '.join(near) or 'nothing'}")
@@ -258,7 +264,8 @@ def _why(run: Run, following: Run, kills: Iterable[Kill], rules: Rules) -> Why |
         return Why.POD_KILLED
     if run.end is None:
         return None
-    # An answer is seen to at once. It waits in the pod only where the gateway that had to see to it was killed, or the queue.
+    # An answer is handled at once. It waits in the pod only if the gateway that had to handle it, or the queue, was
+    # killed.
     takers = [kill.at for kill in since if kill.what in (GATEWAY, QUEUE)]
     if ends and (min(ends) <= run.end + rules.answer or takers):
         return Why.ANSWER_KILLED

@@ -1,4 +1,5 @@
-"""The client of the chaos tests: it sends events at a rate, each until it is answered 202, and asks what became of them."""
+"""The client of the chaos tests: it sends events at a given rate, each until it is answered 202, and asks for their
+outcomes."""
 
 import asyncio
 import json
@@ -120,9 +121,9 @@ class ChaosClient:
                 return None
 
 
-def runs(told: str | bytes) -> list[Run]:
-    """From what the collector tells."""
+def runs(collected: str | bytes) -> list[Run]:
+    """The runs in the collector's answer to `GET /runs`."""
     return [
         Run(one["run"], one["id"], one["function"], one["pod"], one["start"], one["end"], one["ok"])
-        for one in json.loads(told)
+        for one in json.loads(collected)
     ]

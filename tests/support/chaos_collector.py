@@ -1,8 +1,9 @@
-"""Where the functions of the chaos tests tell of their runs: a server of its own, which nothing kills.
+"""The server to which the functions of the chaos tests report their runs. It is never killed.
 
 Also runs in a pod, from a ConfigMap: standard library only. `POST /start` {run, id, function, pod, at} is answered with
-how many runs of the event `id` have `failed`; `POST /end` {run, ok, at}; `GET /runs` is a list of all. `at` is the function's
-own time, seconds since the epoch: this server's would be late when it is busy, and then a run seems to follow its pod's death.
+how many runs of the event `id` have `failed`; `POST /end` {run, ok, at}; `GET /runs` is a list of all. `at` is the time
+of the function's own clock, in seconds since the epoch: this server may be busy, and a time noted here could make a run
+appear to follow its pod's death.
 
 usage: chaos_collector.py [PORT]; prints the port that it listens on
 """
@@ -64,7 +65,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """A function that is killed leaves half a request: nothing to tell of."""
+        """A function that is killed leaves half a request, which is not worth reporting."""
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""The code of the functions of the chaos tests: each run tells the collector (`COLLECTOR`, host:port) of its start and its
-end, works for `WORK` seconds, and fails while its event has failed less often than it is to.
+"""The code of the functions of the chaos tests. Each run reports its start and its end to the collector (`COLLECTOR`,
+host:port) and works for `WORK` seconds. It fails until its event has failed as often as the event asks for.
 
 A Lambda handler (`main.handler`), and as a script a web server on port 8080.
 """
@@ -20,8 +20,8 @@ POD = socket.gethostname() if "KUBERNETES_SERVICE_HOST" in os.environ else str(o
 WORK = float(os.environ.get("WORK", "0"))
 
 
-def tell(what: str, **said: object) -> dict[str, Any]:
-    """The collector's answer. Tries for 20 s: a run that nobody hears of would be taken for none."""
+def report(what: str, **said: object) -> dict[str, Any]:
+    """The collector's answer. Tries for 20 s: a run that is not reported would count as no run."""
     deadline = time.monotonic() + 20
     while True:
         connection = http.client.HTTPConnection(os.environ["COLLECTOR"], timeout=5)
@@ -39,12 +39,12 @@ def tell(what: str, **said: object) -> dict[str, Any]:
 
 def run(request_id: str, function: str, event: dict[str, Any]) -> dict[str, Any]:
     this = uuid.uuid4().hex
-    failed = tell("start", run=this, id=request_id, function=function, pod=POD, at=time.time())["failed"]
+    failed = report("start", run=this, id=request_id, function=function, pod=POD, at=time.time())["failed"]
     time.sleep(WORK)
     ok = failed >= event["fails"]
-    tell("end", run=this, ok=ok, at=time.time())
+    report("end", run=this, ok=ok, at=time.time())
     if not ok:
-        raise RuntimeError(f"told to fail {event['fails']} times, and has failed {failed} times before")
+        raise RuntimeError(f"asked to fail {event['fails']} times, and has failed {failed} times before")
     return {"key": event["key"]}
 
 
@@ -74,7 +74,7 @@ class Web(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    daemon_threads = False  # what runs when it is told to stop ends first
+    daemon_threads = False  # requests that run when it is asked to stop end first
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The examples and what each is expected to answer (`expect.toml`), for local mode and for a cluster alike.
+"""The examples and the expected answers of each (`expect.toml`), for local mode and for a cluster.
 
-A request is `invoke = NAME` (Lambda API, with `event`, JSON text) or `url = NAME/PATH?QUERY` (function URL, with `method`,
-`headers`, `body`). Of its answer may be said: `status` (default 200), `json`, `text`, `contains`, `starts_with_hex`,
-`answer_headers`, `function_error` (the errorType). `at_once = N` sends it N times simultaneously.
+A request is `invoke = NAME` (Lambda API, with `event`, JSON text) or `url = NAME/PATH?QUERY` (function URL, with
+`method`, `headers`, `body`). Expectations of its answer: `status` (default 200), `json`, `text`, `contains`,
+`starts_with_hex`, `answer_headers`, `function_error` (the errorType). `at_once = N` sends it N times simultaneously.
 
-With `becomes = STATUS` it is an asynchronous invocation: the answer is 202 with a request id, and what becomes of it has that
-status and, where they are said, this `result` (JSON text) or `error` (the errorType); `then = {function = …, result = …}`
-names a function that is invoked by its end, and what that one answers.
+With `becomes = STATUS` it is an asynchronous invocation: the answer is 202 with a request id, and the invocation must
+end with that status and, where given, with this `result` (JSON text) or `error` (the errorType). `then = {function = …,
+result = …}` names a function that its end invokes, and that function's result.
 """
 
 import json
@@ -79,7 +79,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def requests(folder: Path, namespace: str = "default") -> list[Request]:
-    """What is asked of the example in a folder, where its functions are in `namespace`."""
+    """The requests to the example in a folder, whose functions are in `namespace`."""
     found = []
     for entry in _read(folder)["request"]:
         if "invoke" in entry:

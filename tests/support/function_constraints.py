@@ -1,4 +1,5 @@
-"""The constraints of the Function's schema, and `tests/golden/crd/constraints.yaml`, the table of what each takes and refuses."""
+"""The constraints of the Function's schema, and the table of values that each accepts and refuses
+(`tests/golden/crd/constraints.yaml`)."""
 
 import copy
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ _BOUNDS = (
 
 
 def constraints(schema: Manifest, place: str = "") -> Iterator[str]:
-    """Each constraint of a structural schema, as the table names it: place, keyword, and what tells it from its like."""
+    """Each constraint of a structural schema, as the table names it: place, keyword, and what distinguishes it from
+    similar ones."""
 
     def named(text: str) -> str:
         return f"{place} {text}".strip()

@@ -1,4 +1,4 @@
-"""For tests of destinations: a web server on loopback that answers as a test tells it to, byte for byte, and deliveries."""
+"""For tests of destinations: deliveries, and a web server on loopback whose answers a test chooses byte for byte."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ class Receiver:
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> bytes:
-    """A whole answer; underscores in the headers' names stand for dashes."""
+    """A complete answer; underscores in the headers' names become dashes."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {status} Some\r\nContent-Length: {len(body)}\r\n{lines}\r\n".encode() + body
 

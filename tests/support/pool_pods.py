@@ -1,4 +1,5 @@
-"""Pool pods in the test's own process that take a function, refuse, break and vanish; and the gateway that knows them."""
+"""Pool pods in the test's own process that accept a function, refuse it, break or vanish; and a gateway that knows
+them."""
 
 import asyncio
 import base64
@@ -27,7 +28,8 @@ def pool_function(tools, name="hello", **spec):
 
 @dataclass
 class FakePoolPod:
-    """As an agent in a pool: the first good specialize request takes it, and its answer is the event's."""
+    """Behaves as an agent in a pool: the first valid specialize request gives it a function, and is answered with the
+    first invocation's answer."""
 
     tools: object
     name: str

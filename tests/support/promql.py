@@ -26,7 +26,8 @@ def series_in(expression: str) -> list[str]:
 
 
 def metric_of(series: str) -> Metric:
-    """The gateway's metric that a series' name belongs to; histograms have three series, and none of their own name."""
+    """The gateway's metric that a series' name belongs to; a histogram has three series, none of which has its own
+    name."""
     base = re.sub(r"_(bucket|sum|count)$", "", series)
     if base in METRICS and METRICS[base].kind == "histogram":
         assert base != series, f"{series} is a histogram: ask for its _bucket, _sum or _count"

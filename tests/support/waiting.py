@@ -1,7 +1,8 @@
 """Waiting for a condition, never for a time: `await eventually(…)` on an event loop, `eventually_sync(…)` without one.
 
-Both call `condition` again and again until it returns something true, and return that. An `AssertionError` that it raises
-means "not yet". After `within` seconds the test fails with an `AssertionError` that names `what` and the last problem.
+Both call `condition` repeatedly until it returns a true value, and return that value. An `AssertionError` that it
+raises means "not yet". After `within` seconds the test fails with an `AssertionError` that names `what` and the last
+problem.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import TypeVar, cast
 T = TypeVar("T")
 
 WITHIN = 30.0
-"""Seconds: far more than what is waited for takes on a busy machine. Where the time is what a test asserts, it names its own."""
+"""Seconds: far longer than any condition takes on a busy machine. A test that asserts a duration passes its own."""
 
 
 async def eventually(

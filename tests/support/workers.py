@@ -1,4 +1,5 @@
-"""What pytest's worker processes agree on, by files that they lock: who is alone, and what is done once for all of them."""
+"""How pytest's worker processes coordinate, by locking files: exclusive turns, and work that is done once for all
+workers."""
 
 import fcntl
 from collections.abc import Callable
@@ -13,7 +14,8 @@ class Use(Enum):
 
 
 class Turn:
-    """A worker's turn with something that any number of workers share, or one has alone. Who asks first gets it first."""
+    """A worker's turn with something that several workers may share or one may have exclusively. First come, first
+    served."""
 
     def __init__(self, folder: Path, what: str) -> None:
         self._door, self._room = folder / f"{what}.door", folder / f"{what}.room"
@@ -21,14 +23,15 @@ class Turn:
         self._use: Use | None = None
 
     def take(self, use: Use | None) -> None:
-        """Wait until it is this worker's turn; no wait where it is already, for the same use. None gives the turn up."""
+        """Wait until it is this worker's turn. Returns at once if the worker already has it for the same use. None
+        releases the turn."""
         if use == self._use:
             return
         self.end()
         if use is None:
             return
         door, room = (self._taken.enter_context(file.open("a")) for file in (self._door, self._room))
-        # Who waits to be alone holds the door, so that those who share cannot go on coming in.
+        # A worker that waits for an exclusive turn holds the door, so that no further sharers enter.
         fcntl.flock(door, fcntl.LOCK_EX)
         fcntl.flock(room, fcntl.LOCK_EX if use is Use.ALONE else fcntl.LOCK_SH)
         fcntl.flock(door, fcntl.LOCK_UN)

@@ -74,7 +74,7 @@ def test_an_event_that_does_not_end_is_a_problem(status: str) -> None:
 def test_a_success_that_no_run_had_is_a_problem() -> None:
     for run in (replace(FIRST, ok=False), replace(FIRST, end=None, ok=None)):
         (problem,) = verdict(run).problems
-        assert "no run of it did" in problem
+        assert "no run of it succeeded" in problem
 
 
 def test_a_success_in_the_dead_letter_is_a_problem() -> None:
@@ -116,7 +116,7 @@ def test_one_key_is_one_event() -> None:
 
 def test_a_run_of_an_event_that_nobody_knows_is_a_problem() -> None:
     (problem,) = judge(Ledger([], [FIRST]), RULES).problems
-    assert "nobody was told" in problem
+    assert "no client was given its id" in problem
 
 
 # -- runs beyond the first

@@ -48,7 +48,8 @@ def test_the_charts_crd_is_the_generated_one() -> None:
 
 
 def test_the_runtime_imports_nothing_heavy_from_the_core() -> None:
-    """Every function pod pays for what the agent imports: what the runtime uses of the core is standard library only."""
+    """Every function pod pays for the agent's imports, so the core modules that the runtime uses import only the
+    standard library."""
     used = set()
     for path in (ROOT / "runtime").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -30,7 +30,7 @@ _HINTS_PEERS: Final = {
 
 
 class KubernetesBackend:
-    """Follows `namespaces`, or the whole cluster where the list is empty.
+    """Follows `namespaces`, or all namespaces if the list is empty.
 
     `kubeconfig` is a path; None means the rule of `kappa_kube.configuration`. With `pools` it also follows the pods of
     warm pools; `peers` is the namespace and the label selector of the gateways' own pods, where there may be several.

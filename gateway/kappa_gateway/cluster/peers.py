@@ -8,7 +8,8 @@ from kappa_gateway.pods.platform import Peer
 
 
 def read(raw: Mapping[str, Any], _seen_at: float | None, _previous: Peer | None, /) -> Peer | None:
-    """A table's reader. A gateway that is not ready, or stops, is none: it passes requests on to those that are."""
+    """A table's reader. A gateway that is not ready or is stopping is not a peer: it claims nothing, and passes
+    requests on to those that do."""
     status = raw.get("status") or {}
     conditions = status.get("conditions") or ()
     is_ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)

@@ -36,7 +36,7 @@ def new_request_id() -> str:
 
 
 class BrokenAnswer(Exception):
-    """An answer broke off after its head was out: breaking the caller's connection is the only way left to say so."""
+    """An answer broke off after its head was sent: only breaking the caller's connection can report that."""
 
     def __init__(self, reason: KappaError) -> None:
         super().__init__(reason.message)
@@ -98,7 +98,7 @@ async def answer_error(
 
 
 def log_error(error: KappaError, request_id: str, function: FunctionState | None) -> None:
-    """What is the platform's fault is a warning; what a caller did, or a Function's own state, is for the debug level."""
+    """Faults of the platform are warnings. Errors of a caller or of a Function are logged at the debug level."""
     if error.status < 500 or isinstance(error, ClientGone | FunctionFailed):
         level = logging.DEBUG
     else:

@@ -13,4 +13,4 @@ Headers = list[tuple[bytes, bytes]]
 CLIENT: Final = "kappa.client"
 """In the scope: the `http_server.ClientProtocol` that the request came over."""
 REQUEST_ID: Final = "kappa.request_id"
-"""In the scope, where a request's idempotency key gives it another id than the one it came with."""
+"""In the scope: the request id that an idempotency key gives the request, in place of its original one."""

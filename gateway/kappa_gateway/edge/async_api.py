@@ -93,7 +93,7 @@ class AsyncApi:
             for what, value in (("namespace", namespace), ("function", name)):
                 if not re.fullmatch(DNS_LABEL, value) or len(value) > 63:
                     raise InvalidRequest(
-                        f"{value[:100]!r} is no name of a {what}: those are lower-case letters, digits and dashes"
+                        f"{value[:100]!r} is not a valid {what} name: use lower-case letters, digits and dashes"
                     )
             if self._events is None:
                 raise InvalidRequest(NO_QUEUE)
@@ -121,16 +121,17 @@ class AsyncApi:
             name: _Name,
             request_id: Annotated[str, Path(description="The `x-amzn-requestid` of the 202.")],
         ) -> Response:
-            """Outcomes are kept for `resultRetention` (an hour); those in the dead letter for `deadLetterRetention` (a week).
+            """Outcomes are kept for `resultRetention` (an hour), dead letters for `deadLetterRetention` (a week).
 
-            `running` is recorded of runs that take longer than a second: a shorter one goes from `queued` to its end.
+            `running` is recorded only for runs that take longer than a second. A shorter run goes from `queued`
+            straight to its final status.
             """
             administration = administration_of(namespace, name)
             entry = await administration.find(namespace, name, request_id) if _ID.fullmatch(request_id) else None
             if entry is None:
                 raise FunctionNotFound(
-                    f"no asynchronous invocation {request_id[:64]!r} of {namespace}/{name} is known: there was none, it was "
-                    f"purged, or it ended more than {format_duration(self._settings.result_retention)} ago"
+                    f"no asynchronous invocation {request_id[:64]!r} of {namespace}/{name} is known: there was "
+                    f"none, it was purged, or it ended more than {format_duration(self._settings.result_retention)} ago"
                 )
             return Response(entry.encode(with_result=True), media_type="application/json")
 
@@ -159,7 +160,7 @@ class AsyncApi:
             wanted = None
             if status_ is not None:
                 if status_ not in list(Status):
-                    raise InvalidRequest(f"status {status_[:64]!r} is none of {_STATUSES}")
+                    raise InvalidRequest(f"status {status_[:64]!r} is not one of {_STATUSES}")
                 wanted = Status(status_)
             administration = administration_of(namespace, name)
             async with listing:
@@ -178,7 +179,8 @@ class AsyncApi:
             openapi_extra={"requestBody": _REDRIVE_BODY},
         )
         async def redrive(namespace: _Namespace, name: _Name, request: Request) -> RedriveResult:
-            """Each becomes a new event with an id of its own, all its attempts and its whole `maxAge`, and leaves the dead letter."""
+            """Each dead event leaves the dead letter and becomes a new event, with a new id and with all attempts and
+            the full `maxAge` again."""
             administration = administration_of(namespace, name)
             if self._functions.get(namespace, name) is None:
                 raise _unknown(namespace, name)
@@ -212,7 +214,7 @@ class AsyncApi:
                 Literal["true", "false"], Query(description="true: empty the dead letter, and leave the queue alone.")
             ] = "false",
         ) -> PurgeResult:
-            """There is no way back. What runs now runs on, but is not retried."""
+            """This cannot be undone. Invocations that run now go on, but are not retried."""
             administration = administration_of(namespace, name)
             if dead == "true":
                 async with listing:
@@ -239,9 +241,10 @@ class AsyncApi:
 
 
 def describe(problems: Sequence[Any]) -> str:
-    """pydantic's problems (of any kind of its errors) in a line."""
+    """The problems of a pydantic or FastAPI validation error, in one line."""
     return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) + ': ' if problem['loc'] else ''}{problem['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(str, problem['loc'])) + ': ' if problem['loc'] else ''}"
+        f"{problem['msg'].removeprefix('Value error, ')}"
         for problem in problems[:5]
     )
 

@@ -1,7 +1,7 @@
 """Asynchronous invocations over HTTP: 202 is answered once the queue has stored the event durably.
 
 `X-Amz-Invocation-Type: Event` on the Lambda API, `Kappa-Invocation-Type: Event` on function URLs. No pod is needed yet,
-so a function that cannot run now, or has `maxReplicas: 0`, is no reason to refuse. Free of FastAPI, like the
+so an event is accepted even if its function cannot run now or has `maxReplicas: 0`. Free of FastAPI, like the
 invocations that wait for an answer.
 """
 

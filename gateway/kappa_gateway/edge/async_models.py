@@ -21,9 +21,13 @@ class ListedInvocation(_Model):
     request_id: str = Field(examples=["0b1f7c1e-5f0a-4f6e-a8f0-9d2c3f6f1a55"])
     status: Status = Field(
         description="`queued`: not yet tried. `running`: at a pod now. `retrying`: tried, and to be tried again at "
-        "`nextAttempt`. `succeeded`, `failed` (every attempt failed, or there can be none), `expired` (`maxAge` came first)."
+        "`nextAttempt`. `succeeded`. `failed`: every attempt failed, or none is possible. `expired`: `maxAge` was over "
+        "before an attempt succeeded."
     )
-    attempts: int = Field(description="Runs that ended, well or not; tries that found no pod are none.", examples=[1])
+    attempts: int = Field(
+        description="Runs that ended, with success or with an error. A try that found no pod is not counted.",
+        examples=[1],
+    )
     next_attempt: str | None = Field(description="With `retrying`: when.", examples=["2026-11-23T14:05:09.250Z"])
     received_at: str = Field(description="When it was accepted.", examples=["2026-11-23T14:04:01.120Z"])
     updated_at: str = Field(description="When this was last news.", examples=["2026-11-23T14:04:09.250Z"])
@@ -39,7 +43,7 @@ class ListedInvocation(_Model):
 class Invocation(ListedInvocation):
     """What has become of an asynchronous invocation."""
 
-    result: Any = Field(description="What the function answered: JSON, or a string where it is none.")
+    result: Any = Field(description="What the function answered: JSON, or a string if the answer is not JSON.")
     result_truncated: bool = Field(description="Only its beginning was kept, as a string.")
 
 

@@ -18,7 +18,8 @@ class BodyTimeout(InvalidRequest):
 
 
 class BodyMemory:
-    """Bytes of large bodies that may be held at a time. A request that gets none waits, and its connection is not read."""
+    """The memory that large request bodies may occupy together. While a request waits for its share, its connection is
+    not read."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -30,7 +31,7 @@ class BodyMemory:
         return self._free
 
     async def take(self, size: int) -> None:
-        """Wait, first come first served, until `size` bytes may be held; more than all there is counts as all."""
+        """Wait, first come first served, until `size` bytes may be held. A size above the limit counts as the limit."""
         size = min(size, self.limit)
         if not self._waiting and self._free >= size:
             self._free -= size
@@ -69,7 +70,8 @@ def declared_length(headers: Headers) -> int | None:
 
 
 class Body:
-    """One request's body, whole: `await read()`, then `close()` once it is no longer needed. It holds memory until then."""
+    """The complete body of one request: `await read()`, then `close()` when it is no longer needed. It occupies memory
+    until then."""
 
     __slots__ = ("_headers", "_held", "_limit", "_memory", "_receive", "_timeout")
 

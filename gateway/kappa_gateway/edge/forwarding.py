@@ -47,7 +47,7 @@ def source_ip(scope: Scope, trusted_proxies: int) -> str:
 
 
 def header(headers: Headers, wanted: bytes) -> bytes:
-    """The first value of a header, empty where it is not there."""
+    """The first value of a header; empty if the header is missing."""
     for name, value in headers:
         if name == wanted:
             return value
@@ -55,7 +55,8 @@ def header(headers: Headers, wanted: bytes) -> bytes:
 
 
 def forwarded(scope: Scope, prefix: bytes, *, trust: bool) -> bytes:
-    """The X-Forwarded lines for a request to a pod. What a client claims about Proto and Host counts only with `trust`."""
+    """The X-Forwarded header lines for a request to a pod. A client's own X-Forwarded-Proto and -Host count only with
+    `trust`."""
     headers: Headers = scope["headers"]
     claimed = [value for name, value in headers if name == b"x-forwarded-for"]
     chain = b", ".join([*claimed, peer(scope).encode()])

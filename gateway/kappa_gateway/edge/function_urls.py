@@ -1,4 +1,5 @@
-"""`ANY /fn/{namespace}/{name}/{path}`: functions as web pages. Lambda functions get Lambda's event, web servers the request."""
+"""Function URLs, `ANY /fn/{namespace}/{name}/{path}`: a Lambda function gets an event, a web server the request
+itself."""
 
 import asyncio
 import json
@@ -101,7 +102,8 @@ class FunctionUrls:
             return
         if connection.status != 200:
             raise BadAnswer(
-                f"{invocation.function.key}: its pod answered {connection.status}: {answer[:200].decode('utf-8', 'replace')}"
+                f"{invocation.function.key}: its pod answered {connection.status}: "
+                f"{answer[:200].decode('utf-8', 'replace')}"
             )
         try:
             response = function_url.from_answer(answer)
@@ -128,7 +130,7 @@ class FunctionUrls:
 
 
 async def _send_function_error(send: Send, answer: bytes, request_id: str) -> None:
-    """Lambda's own: 502 without a word of the error's message, which is for the function's owner and in its log."""
+    """As Lambda does: 502 without the error's message, which is meant for the function's owner and is in its log."""
     error_type = b"Unhandled"
     try:
         given = json.loads(answer).get("errorType")

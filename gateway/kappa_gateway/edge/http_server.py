@@ -1,13 +1,14 @@
-"""uvicorn's HTTP protocol with what a gateway that faces the world needs on top of it.
+"""uvicorn's HTTP protocol, with what a gateway on a public network needs in addition.
 
 - A request head must come within a time and a size; a connection that stays silent is closed.
 - A client's disconnect is reported at once (`on_disconnect`): in ASGI the handler would have to ask for it.
 - What is not HTTP gets 400 in the gateway's own form, and never into the middle of another answer.
 - A connection that is closed with bytes unread is reset, and a reset takes an answer with it that the client has not
-  read yet. So a client that still sends is read on for a while (`_Outlet.close`), and a stop takes no request away that
-  lies in a connection already (`shutdown`).
+  read yet. So the gateway goes on reading from a client that still sends, for a while (`_Outlet.close`), and a stop
+  drops no request that a connection has already received (`shutdown`).
 
-uvicorn's protocol class is semi-internal: pyproject.toml pins its minor version, and tests/contract watches what is used.
+uvicorn's protocol class is semi-internal: pyproject.toml pins its minor version, and tests/contract checks the parts
+that are used.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ _PHRASES: Final = {400: "Bad Request", 408: "Request Timeout", 431: "Request Hea
 @dataclass(frozen=True, slots=True)
 class Limits:
     head_timeout: float
-    """Seconds in which a connection must send a whole request head."""
+    """Seconds in which a connection must send a complete request head."""
     max_connections: int
     count_refusal: Callable[[str], None]
     """Called with the error type of a request that is refused here."""
@@ -58,10 +59,10 @@ class ClientProtocol(HttpToolsProtocol):
         self._last = False
         """Whether the next request is the last one."""
         self._discarding = False
-        """Whether what comes is thrown away: the last answer was written, or will be after those before it."""
+        """Whether further input is discarded: the last answer was written, or will be written after those before it."""
         self._head_bytes = 0
         self._head_deadline = self.loop.time() + self._limits.head_timeout
-        """When the head that is awaited must be here; 0 while none is."""
+        """When the awaited head must have arrived; 0 while no head is awaited."""
         if len(self.connections) > self._limits.max_connections:
             logger.warning("too many connections", extra={"connections": len(self.connections)})
             transport.abort()
@@ -96,7 +97,7 @@ class ClientProtocol(HttpToolsProtocol):
 
     @property
     def body_is_here(self) -> bool:
-        """Whether the whole body was received already (so that reading it needs no deadline)."""
+        """Whether the complete body has already been received, so that reading it needs no deadline."""
         return self.cycle is not None and not self.cycle.more_body
 
     @property
@@ -117,7 +118,7 @@ class ClientProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def shutdown(self) -> None:
-        """The server stops: close, unless a request is being served, lies here unread, or must be on its way."""
+        """The server stops: close, unless a request is being served, has arrived unread, or is probably on its way."""
         if self.transport.is_closing():
             return
         self._last = True
@@ -132,10 +133,10 @@ class ClientProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        self.refuse(400, "this is no valid HTTP/1.1 request")
+        self.refuse(400, "this is not a valid HTTP/1.1 request")
 
     def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade that is not offered is ignored, as RFC 9110 §7.8 has it, and no news."""
+        """Ignore an upgrade that is not offered, as RFC 9110 §7.8 allows, and do not log it."""
 
     def refuse(self, status: int, message: str) -> None:
         """Answer and close; where requests before this one are being answered, close after the last of them."""
@@ -158,14 +159,14 @@ class ClientProtocol(HttpToolsProtocol):
             self.linger()
 
     def close(self) -> None:
-        """Close after what was written; gently if the client still sends."""
+        """Close once everything is written; gently if the client still sends."""
         if self._discarding or self.pipeline or (self.cycle is not None and self.cycle.more_body):
             self.linger()
         else:
             self.transport.close()
 
     def linger(self) -> None:
-        """No more is written; what comes is thrown away until the client closes, for a while."""
+        """Write nothing more, and for a while discard what the client sends, until it closes."""
         if self.transport.is_closing():
             return
         self._discarding = True

@@ -100,7 +100,8 @@ class InternalApp:
     # -- code
 
     async def _send_code(self, sha256: str, send: Send) -> None:
-        """Whoever knows an archive's hash may have it: only a Function names it, and only its pods get to know it."""
+        """Anyone who knows an archive's hash may read it: only a Function names the hash, and only that Function's pods
+        learn it."""
         content = self._code.get(sha256)
         if content is None:
             await _answer(send, 404, "no such archive is kept here")

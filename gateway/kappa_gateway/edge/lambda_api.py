@@ -151,7 +151,7 @@ class LambdaApi:
                     await send({"type": "http.response.body"})
                 case other:
                     raise InvalidRequest(
-                        f"X-Amz-Invocation-Type: {other.decode('latin-1')!r} is none of RequestResponse, Event and DryRun"
+                        f"X-Amz-Invocation-Type: {other.decode('latin-1')!r} is not RequestResponse, Event or DryRun"
                     )
             outcome = Outcome.FUNCTION_ERROR if invocation.function_error else Outcome.SUCCESS
         except BaseException as error:

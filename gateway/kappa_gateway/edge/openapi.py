@@ -13,7 +13,7 @@ class Error(BaseModel):
 
     Type: Literal["User", "Service"] = Field(description="Whose fault it is.")
     Message: str = Field(
-        description="What is wrong, where, and how to mend it.",
+        description="What is wrong, where, and how to fix it.",
         examples=["Function not found: there is no Function 'hello' in namespace 'default'"],
     )
 
@@ -33,12 +33,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": Error, "description": "The body is over the limit (by default 6 MB, with Event 1 MiB)."},
     429: {
         "model": ThrottledError,
-        "description": "No pod was free in time, too many requests wait, or maxReplicas is 0; with Event: the queue is full.",
+        "description": "No pod was free in time, too many requests wait, or maxReplicas is 0. "
+        "With Event: the queue is full.",
     },
     500: {"model": Error, "description": "The connection to the pod broke; the invocation may have run."},
     502: {
         "model": Error,
-        "description": "The Function cannot run (its Ready condition says why), or its answer is no answer.",
+        "description": "The Function cannot run (its Ready condition says why), or its answer is malformed.",
     },
     503: {
         "model": Error,
@@ -86,7 +87,8 @@ class _Delegated(Response):
 
 
 def add_data_path_routes(api: FastAPI, lambda_api: App, function_urls: App) -> None:
-    """Add the routes. Requests rarely come this way, since the data path stands before `api`; if they do, it is the same."""
+    """Add the routes. They document the data path, which handles these requests before `api` does; the result would be
+    the same."""
 
     @api.post(
         "/2015-03-31/functions/{function_name}/invocations",
@@ -112,7 +114,8 @@ def add_data_path_routes(api: FastAPI, lambda_api: App, function_urls: App) -> N
         function_name: Annotated[
             str,
             Path(
-                description="`NAME` (in the default namespace), `NAMESPACE.NAME`, or an ARN, full or partial; `:$LATEST` may follow.",
+                description="`NAME` (in the default namespace), `NAMESPACE.NAME`, or an ARN, full or partial; "
+                "`:$LATEST` may follow.",
                 examples=["hello", "team-a.hello"],
             ),
         ],
@@ -124,14 +127,16 @@ def add_data_path_routes(api: FastAPI, lambda_api: App, function_urls: App) -> N
             Literal["RequestResponse", "DryRun", "Event"],
             Header(
                 alias="X-Amz-Invocation-Type",
-                description="RequestResponse waits for the answer; Event queues the invocation, see `async`; DryRun only checks.",
+                description="RequestResponse waits for the answer; Event queues the invocation, see `async`; "
+                "DryRun only checks.",
             ),
         ] = "RequestResponse",
         idempotency_key: Annotated[
             str | None,
             Header(
                 alias="Kappa-Idempotency-Key",
-                description="With Event: the same key within the deduplication window (2 minutes) is the same event. Without it, an AWS SDK's `amz-sdk-invocation-id` is the key.",
+                description="With Event: the same key within the deduplication window (2 minutes) is the same event. "
+                "Without it, an AWS SDK's `amz-sdk-invocation-id` is the key.",
                 max_length=256,
             ),
         ] = None,
@@ -155,9 +160,10 @@ def add_data_path_routes(api: FastAPI, lambda_api: App, function_urls: App) -> N
         return _Delegated(lambda_api)
 
     description = (
-        "The request as it comes: a Lambda function gets it as an event of Lambda's payload format 2.0 and answers with "
-        "`statusCode`, `headers`, `cookies`, `body` and `isBase64Encoded` (or anything else, which is a JSON body with "
-        "status 200); a web server (`code.image.protocol: http`) gets the request itself, streaming and WebSockets included."
+        "A Lambda function gets the request as an event in Lambda's payload format 2.0 and answers with `statusCode`, "
+        "`headers`, `cookies`, `body` and `isBase64Encoded`. Anything else that it returns is sent as a JSON body with "
+        "status 200. A web server (`code.image.protocol: http`) gets the request itself, streaming and WebSockets "
+        "included."
     )
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
         api.add_api_route(

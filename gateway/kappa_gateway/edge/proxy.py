@@ -1,4 +1,5 @@
-"""Functions that are web servers (`protocol: http`): the request is passed on as it is, both bodies stream, with back-pressure."""
+"""Functions that are web servers (`protocol: http`): requests are proxied unchanged, and both bodies stream with
+back-pressure."""
 
 import asyncio
 

@@ -95,7 +95,7 @@ async def until_listening(servers: Sequence[Server], running: Sequence[asyncio.T
 
 
 def raise_file_limit() -> None:
-    """Every connection is a file: take as many as the system lets this process have."""
+    """Every connection is a file: take as many as the system allows this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return

@@ -1,4 +1,4 @@
-"""What a function URL's path says."""
+"""The parts of a function URL's path."""
 
 from typing import Final
 from urllib.parse import unquote
@@ -15,5 +15,5 @@ class Target:
         self.namespace = unquote(namespace.decode("latin-1"))
         self.name = unquote(name.decode("latin-1"))
         self.path = slash + path or b"/"
-        """What the function sees, as it came."""
+        """The path that the function sees, with its escapes unchanged."""
         self.prefix = PREFIX + namespace + b"/" + name

@@ -40,7 +40,7 @@ class Settings:
 
 
 class _Half(asyncio.Protocol):
-    """The pod's end of a WebSocket: what comes goes to the client."""
+    """The pod's end of a WebSocket: everything it receives goes to the client."""
 
     def __init__(self, relay: "Relay") -> None:
         self._relay = relay
@@ -65,8 +65,8 @@ class _Half(asyncio.Protocol):
 
 
 class Relay(asyncio.Protocol):
-    """The client's end. Made by uvicorn, which gives the request's head as the first data; its `ws=` takes this class with
-    the last three arguments bound."""
+    """The client's end. uvicorn creates it and passes the request's head as the first data. Its `ws=` takes this class
+    with the last three arguments bound."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Relay(asyncio.Protocol):
     # -- uvicorn and the sweeper
 
     def shutdown(self) -> None:
-        """The server stops: a WebSocket has no end to wait for."""
+        """The server stops: close, as a WebSocket may stay open indefinitely."""
         self.transport.close()
 
     def sweep(self, now: float) -> None:

@@ -1,7 +1,7 @@
 """What people ask of events by hand: status, redrive and purge. Each step may be repeated, each call is bounded.
 
-A redriven event is a new one: its own id (derived, so that a repetition adds nothing), all its attempts, its whole
-`maxAge`, and the attribute `redrive-of`. Its old id would not do: the queue would drop it as a duplicate, and a final
+A redriven event is a new one: with its own id (derived, so that a repetition adds nothing), all attempts, the full
+`maxAge`, and the attribute `redrive-of`. It cannot keep its old id: the queue would drop it as a duplicate, and a final
 record says that it has ended.
 """
 
@@ -99,12 +99,12 @@ class Administration:
     async def _redrive_one(self, dead: DeadEvent) -> tuple[str, str]:
         old = dead.event
         known = self._functions.get(old.lane.namespace, old.lane.function)
-        mended = destinations.for_redrive(old, known.manifest if known is not None else None)
+        adapted = destinations.for_redrive(old, known.manifest if known is not None else None)
         event = replace(
-            mended,
+            adapted,
             id=redriven_id(old.id),
             received_at=self._clock(),
-            attributes={**mended.attributes, REDRIVE_OF: old.id},
+            attributes={**adapted.attributes, REDRIVE_OF: old.id},
             keyed=True,
         )
         await self._accept(event)  # False: an earlier call got so far

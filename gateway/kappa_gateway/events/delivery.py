@@ -1,4 +1,5 @@
-"""One try of a delivery: a record on its way to a destination that is no Function, see `kappa_core.destinations`.
+"""One try of a delivery, which sends an invocation record to a destination other than a Function: see
+`kappa_core.destinations`.
 
 A delivery needs no record between tries: each time it is received is a try, so the queue's own count is the backoff's.
 """

@@ -54,7 +54,7 @@ class Discovery:
         self._clock = clock
         self._monotonic = monotonic
         self._idle_since: dict[Lane, float] = {}
-        """Empty lanes without a function, and since when."""
+        """Empty lanes without a function, and since when they are known to be empty."""
 
     async def run(self) -> None:
         """Until cancelled."""

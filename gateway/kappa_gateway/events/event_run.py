@@ -1,4 +1,4 @@
-"""The way of an asynchronous invocation, from top to bottom, from its lease to what follows.
+"""The path of an asynchronous invocation, from top to bottom, from its lease until it is settled.
 
 | step | here | what may end it there |
 | --- | --- | --- |
@@ -10,7 +10,7 @@
 | settled | `_settle` does what follows: the one place that matches every outcome | |
 
 An attempt that succeeded, or was the last, is acked after its destinations, dead letter and record (`settlement`). Any
-other is nacked until the next one is due. Deliveries take a way of their own (`delivery`).
+other is nacked until the next one is due. Deliveries are handled by `delivery`.
 """
 
 import logging

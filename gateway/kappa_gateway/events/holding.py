@@ -8,7 +8,7 @@ from kappa_gateway.queue.protocol import EventLease
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What an event's record says of the time before this run."""
+    """The event's history before this run, from its record."""
 
     attempts: int = 0
     postponements: int = 0
@@ -24,10 +24,10 @@ class Holding(Protocol):
         """True: it has a slot, or needs none. False: it waits for one."""
 
     def hold(self, size: int) -> None:
-        """It holds so many bytes besides its payload, until it ends."""
+        """The run holds this many bytes besides the payload, until it ends."""
 
     def attempted(self, *, available: bool) -> None:
-        """What an attempt showed of the function (or destination): whether it runs anything at all."""
+        """Whether an attempt showed that the function (or destination) runs anything at all."""
 
     def due_in(self, delay: float) -> None:
         """The event comes again in `delay` seconds."""

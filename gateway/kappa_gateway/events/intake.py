@@ -1,6 +1,6 @@
 """Where events come in: from callers (`enqueue`), and as what follows from other events (`accept`).
 
-No pod is asked for, so a function that cannot run now, or has `maxReplicas: 0`, is no reason to refuse.
+No pod is needed yet, so an event is accepted even if its function cannot run now or has `maxReplicas: 0`.
 
 An event's `attributes`:
 

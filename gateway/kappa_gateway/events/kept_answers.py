@@ -37,7 +37,8 @@ _REQUEST_ID: Final = wire.REQUEST_ID.lower().encode()
 class HeldAnswer:
     """A connection whose answer its agent keeps until the event is settled, an outage of the queue included.
 
-    It tells the agent to forget the answer with its next request or, when it is closed in good order, with a last one.
+    Once the event is settled, the next request on it asks the agent to forget the answer. If it is closed in good order
+    before that, a last request does so.
     """
 
     __slots__ = ("_connection",)

@@ -22,7 +22,7 @@ class UnreadableEvent(ValueError):
 def lambda_request(event: Event, attempt: int) -> Request:
     """`attempt` counts from 1. Raises `UnreadableEvent`."""
     if not event.id.isascii() or not event.id.isprintable():
-        raise UnreadableEvent(f"{event.id[:64]!r} is no id")
+        raise UnreadableEvent(f"{event.id[:64]!r} is not an id")
     more = b"%b: %d\r\n" % (wire.ATTEMPT.encode(), attempt)
     for name in _PASSED_ON:
         value = event.attributes.get(name)
@@ -33,14 +33,14 @@ def lambda_request(event: Event, attempt: int) -> Request:
 
 
 def web_request(event: Event) -> Request:
-    """The request to a web server as it came. Raises `UnreadableEvent`."""
+    """The web server's original request. Raises `UnreadableEvent`."""
     method, target = event.attributes.get(HTTP_METHOD, "POST"), event.attributes.get(HTTP_TARGET, "/")
     if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
-        raise UnreadableEvent(f"{method[:64]!r} {target[:200]!r} is no request line")
+        raise UnreadableEvent(f"{method[:64]!r} {target[:200]!r} is not a request line")
     try:
         pairs = [(str(name), str(value)) for name, value in json.loads(event.attributes.get(HTTP_HEADERS, "[]"))]
     except (ValueError, TypeError) as error:
-        raise UnreadableEvent(f"its headers are no list of pairs ({error})") from None
+        raise UnreadableEvent(f"its headers are not a list of pairs ({error})") from None
     if HTTP_METHOD not in event.attributes:
         # the record of how another function's event ended
         pairs = [("content-type", "application/json"), *pairs]
@@ -55,5 +55,5 @@ def web_request(event: Event) -> Request:
 
 def _line(name: str, value: str) -> bytes:
     if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
-        raise UnreadableEvent(f"{name[:64]!r}: {value[:64]!r} is no header")
+        raise UnreadableEvent(f"{name[:64]!r}: {value[:64]!r} is not a header")
     return f"{name}: {value}\r\n".encode("latin-1")

@@ -96,7 +96,7 @@ class Pump:
         self._woken.set()
 
     def function_changed(self, function: FunctionState) -> None:
-        """What held it back may be mended."""
+        """The reason why the lane was held back may be gone."""
         generation = function.manifest.metadata.generation if function.manifest is not None else None
         seen = (generation, function.failure is None, function.max_replicas)
         if seen != self._seen:
@@ -208,7 +208,7 @@ class Pump:
                 free += max(pod.limit - pod.outstanding, 0)
             elif pod.outstanding:
                 slots += pod.outstanding
-        # whoever waits and is no event of ours is a caller
+        # requests that wait, other than our events, are synchronous
         callers_wait = len(function.waiters) > self._account.pending
         ahead = capacity.ahead(slots, function.mean_duration, callers_wait=callers_wait)
         return capacity.batch(free_slots=free, ahead=ahead, pending=self._account.pending)

@@ -1,4 +1,4 @@
-"""What an event's run came to, as values: `event_run` matches them in one place. Pure."""
+"""The results of an event's run, as values that `event_run` matches in one place. Pure."""
 
 import json
 from dataclasses import dataclass
@@ -87,7 +87,8 @@ RunOutcome = Result | AlreadyEnded | Expired | Unreadable | SettledElsewhere | N
 
 
 def lambda_result(status: int, headers: list[tuple[bytes, bytes]], body: bytes, size: int) -> Result:
-    """Of an agent's answer, as it came or as it was kept. `body` is the first part of `size` bytes."""
+    """The result of an agent's answer, whether it came directly or had been kept. `body` is the first part of `size`
+    bytes."""
     function_error = next((value.decode("latin-1") for name, value in headers if name == _FUNCTION_ERROR), None)
     if function_error is not None:
         error = error_of(body, function_error)
@@ -127,7 +128,7 @@ def web_result(status: int, headers: list[tuple[bytes, bytes]], body: bytes, siz
 
 
 def error_of(body: bytes, function_error: str) -> dict[str, Any]:
-    """A function's error as it is kept: its JSON, or its text where that is no object."""
+    """A function's error as the queue keeps it: its JSON, or its text if it is not a JSON object."""
     if len(body) <= MAX_ERROR_BYTES:
         try:
             found = json.loads(body)

@@ -79,7 +79,7 @@ class RunningMark:
         self._task = asyncio.get_running_loop().create_task(self._save(history), name="event runs")
 
     async def _save(self, history: History) -> None:
-        """For those who ask only, so it is not repeated."""
+        """Only the status API reads it, so a failure is not retried."""
         running, event = self._running, self._lease.event
         record = Record(
             event.lane.namespace,

@@ -30,7 +30,7 @@ from kappa_gateway.queue.protocol import EventLease, Queue
 logger = logging.getLogger(__name__)
 
 FULL_PATIENCE: Final = 60.0
-"""Seconds for which a follower is offered to a full lane; then it is dead-lettered."""
+"""Seconds for which a follow-up event is offered to a full lane; then it is dead-lettered."""
 FULL_PAUSE: Final = 2.0
 BUG_PAUSE: Final = 60.0
 """Seconds until an event is attempted again whose run ended with a bug of the gateway."""
@@ -107,8 +107,8 @@ class Settlement:
         await self._availability.until_answered(lambda: self._queue.nack(lease, delay))
 
     async def put_aside(self, lease: EventLease, history: History, max_age: float, bug: Exception) -> float | None:
-        """So that a bug costs neither the event nor all of the gateway's time. Seconds until it comes again,
-        None if it was too old and has ended."""
+        """Handle an event whose run failed because of a bug: it is not lost, and not attempted again in a tight loop.
+        Returns the seconds until it comes again; None if it was too old, and has ended."""
         if self._clock() <= lease.event.received_at + max_age:
             await self.nack(lease, BUG_PAUSE)
             return BUG_PAUSE

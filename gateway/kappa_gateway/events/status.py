@@ -2,7 +2,7 @@
 
 An event that is in its lane has not ended. Otherwise its final record says how it ended, for `result_retention`; the
 dead letter keeps one that failed for longer. That a function *runs* an event is known from the record that is saved of
-runs that take longer than a second. If its gateway crashes, that record stands until another gateway has received the
+runs that take longer than a second. If its gateway crashes, that record remains until another gateway has received the
 event.
 """
 

@@ -1,6 +1,7 @@
-"""One invocation's way: a slot, a connection, the answer, and what is counted. Free of ASGI, so that all ways in share it.
+"""The path of one invocation: a slot, a connection, the answer, and its counts. Free of ASGI, so that every API shares
+it.
 
-`invocation` reads as the way from top to bottom. `invoker` is what all of them share, `request` what is sent, `outcome` how
-they end without an answer, `cold_start` where a start's time went, `peers` the other gateways that requests are passed on
-to. Imports `pods` and `transport`.
+`invocation` reads from top to bottom in the order of that path. `invoker` holds what all invocations share, `request`
+what is sent to a pod, `outcome` how invocations end without an answer, and `cold_start` how long each phase of a start
+took. `peers` passes requests on to other gateways. Imports `pods` and `transport`.
 """

@@ -30,8 +30,8 @@ def agent_phases(headers: list[tuple[bytes, bytes]]) -> dict[Phase, float]:
 def pool_phases(
     asked: float, granted: float, sent: float, answered: float, agent: Mapping[Phase, float]
 ) -> dict[Phase, float]:
-    """Of a start from a pool, in seconds. The times are of one clock: the request asked for a pod, had a claimed one, was
-    sent to it, and its answer began."""
+    """The phases of a start from a pool, in seconds. The four times are of one clock: when the request asked for a pod,
+    was given a claimed one, was sent to it, and when the answer began."""
     found = {Phase.QUEUE: granted - asked, Phase.AGENT: sent - granted}
     left = answered - sent
     for phase in (Phase.VERIFY, Phase.CODE, Phase.INIT, Phase.RUN):
@@ -43,8 +43,8 @@ def pool_phases(
 
 
 def deployment_phases(asked: float, pod: PodState, first_byte: float, run: float = 0.0) -> dict[Phase, float]:
-    """Of a start by the Deployment, in seconds. All times are seconds since the epoch; what is not known takes no time.
-    `run` is how long the agent says that the function took."""
+    """The phases of a start by the Deployment, in seconds. All times are seconds since the epoch. A phase whose times
+    are unknown takes no time. `run` is how long the agent says that the function took."""
     known, start = pod.observed.phases, pod.start
     ends = (
         (Phase.QUEUE, start.seen),

@@ -1,8 +1,9 @@
-"""One invocation's way, from top to bottom: a slot, a connection to its pod, the answer, and what is counted about it.
+"""The path of one invocation, from top to bottom: a slot, a connection to its pod, the answer, and its counts.
 
 - *Warm*: a pod with a free slot is there; the request goes to it at once.
-- *Cold, from a pool*: the dispatcher claimed a pool pod for this function. The first request to that pod specializes it,
-  and its answer is the event's. Where another gateway claims for this function, the request is passed on to that one.
+- *Cold, from a pool*: the dispatcher claimed a pool pod for this function. The first request to that pod specializes
+  it, and the pod's answer is the invocation's. Where another gateway claims for this function, the request is passed on
+  to that gateway.
 - *Cold, from the Deployment*: the request waits; the demand feed reports it, the operator scales the Deployment, the
   dialer finds the new pod ready, and the slot wakes the first request that waits.
 
@@ -33,14 +34,15 @@ logger = logging.getLogger(__name__)
 
 _REFUSED: Final = wire.REFUSED.lower().encode()
 _FOR_GOOD: Final = (wire.REFUSED_DRAINING, wire.REFUSED_POOL)
-"""A pod that says so is of no more use."""
+"""A pod that answers with one of these gets no further requests."""
 _DURATION: Final = wire.DURATION_MS.lower().encode()
 _FUNCTION_ERROR: Final = wire.FUNCTION_ERROR.lower().encode()
 _COLD_START: Final = wire.COLD_START.lower().encode()
 
 
 class Place:
-    """What an invocation's caller may see and decide while it asks for a slot. This one sees and decides nothing."""
+    """What the caller of an invocation can observe and decide while the invocation asks for a slot. This base class
+    ignores everything."""
 
     def waits(self) -> None:
         """It asks for a slot, and holds none."""
@@ -97,7 +99,7 @@ class Invocation:
         self.function_error = False
         """Whether the answer says that the function failed."""
         self.cold_start: bytes | None = None
-        """The value of the answer's header `wire.COLD_START`, if it waited for a pod to start."""
+        """The value of the answer's header `wire.COLD_START`, if the invocation waited for a pod to start."""
         self._invoker = invoker
         self._place = place
         self._ticket = Ticket(function, stays=stays)
@@ -118,7 +120,7 @@ class Invocation:
 
     @property
     def protocol(self) -> str:
-        """Of the pod that has the request."""
+        """The protocol of the pod that has the request; without such a pod, the function's."""
         pod = self._ticket.pod
         return pod.observed.protocol if pod is not None else self.function.protocol
 
@@ -127,8 +129,8 @@ class Invocation:
     async def send(self, request: Request) -> Connection | None:
         """Send the request to a pod of the function, and return the connection once the answer's head is there.
 
-        None: it was withdrawn, or must not begin, and nothing was sent. Raises `Throttled`, `FunctionFailed`,
-        `FunctionNotFound`, `PodLost`, `BadAnswer`, `GatewayTimeout` or `ClientGone`.
+        None: the invocation was withdrawn, or must not begin, and nothing was sent. Raises `Throttled`,
+        `FunctionFailed`, `FunctionNotFound`, `PodLost`, `BadAnswer`, `GatewayTimeout` or `ClientGone`.
         """
         dispatcher = self._invoker.dispatcher
         self._asked = time.monotonic()
@@ -166,7 +168,7 @@ class Invocation:
                 granted = await self._refused(place, connection)
 
     async def slot(self) -> PodState:
-        """For a connection that is not ours to read (WebSocket): a pod. Raises as `send`."""
+        """Only a pod, for a connection that the caller opens and reads itself (WebSocket). Raises as `send`."""
         return await self._pod(self._invoker.dispatcher.acquire(self._ticket))
 
     async def next_slot(self) -> PodState:
@@ -243,7 +245,7 @@ class Invocation:
         return kept
 
     def forget(self) -> None:
-        """It was no invocation after all: `end` counts nothing."""
+        """This turned out not to be an invocation: `end` counts nothing."""
         self._arrived = 0.0
 
     def abort(self) -> None:
@@ -255,7 +257,7 @@ class Invocation:
         self._wake()
 
     def withdraw(self) -> None:
-        """Wait for a slot no longer, now and when it would have to again. What was sent is not touched."""
+        """Stop waiting for a slot, now and in later tries. A request that was already sent is not affected."""
         self._withdrawn = True
         if self._future is not None:
             self._invoker.dispatcher.release(self._ticket)
@@ -393,7 +395,8 @@ class Invocation:
     # -- a pool pod
 
     async def _specialize(self, pod: PodState, connection: Connection, request: Request) -> bool:
-        """Whether the pod took the function and the request. If not, nothing was run, and the pod is not the function's."""
+        """Whether the pod took the function and the request. If not, the pod ran nothing and does not belong to the
+        function."""
         invoker, function = self._invoker, self.function
         assert invoker.specializer is not None
         try:
@@ -499,7 +502,7 @@ class Invocation:
 
 
 def _seconds(milliseconds: bytes) -> float | None:
-    """None for what is no time: an image's own server may send anything."""
+    """None if the value is not a duration: an image's own server may send anything."""
     try:
         seconds = float(milliseconds) / 1000
     except ValueError:

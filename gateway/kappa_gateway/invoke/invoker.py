@@ -11,9 +11,9 @@ from kappa_gateway.pods.warm.specialize_request import Specializer
 
 
 class Invoker:
-    """What all invocations share. `specializer`, `does_not_fit` and `peers` are of use with pools only.
+    """What all invocations share. `specializer`, `does_not_fit` and `peers` are used only with pools.
 
-    `does_not_fit(function, why)` is called for a function that is more than a pool pod takes.
+    `does_not_fit(function, why)` is called for a function that is too large for a specialize request.
     """
 
     def __init__(

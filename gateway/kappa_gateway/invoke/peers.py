@@ -73,7 +73,8 @@ class Peers:
         return self._signer.is_proof(f"{seconds} {request_id} {function_key}".encode(), hexadecimal)
 
     def notify_backlog(self, peer: Peer, function: FunctionState) -> None:
-        """Say, without waiting for it, that the function has events in the queue. May get lost: it only saves time."""
+        """Notify, without waiting for an answer, that the function has events in the queue. The message may get lost:
+        it only saves time."""
         task = asyncio.get_running_loop().create_task(self._notify(peer, function), name=f"notify {peer.name}")
         self._notifying.add(task)
         task.add_done_callback(self._notifying.discard)

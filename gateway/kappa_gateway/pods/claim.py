@@ -1,7 +1,7 @@
-"""A claim: one pool pod on its way to being a function's. Pure; its whole life is the table below.
+"""A claim: one pool pod on its way to becoming a function's pod. Pure; the table below is its complete life cycle.
 
-A gateway claims a free pool pod for a function, sends it the specialize request with the first event, and the pod's
-answer is the event's. Later the platform shows the pod with the function's label: then it is a pod like any other.
+A gateway claims a free pool pod for a function and sends it the specialize request with the first invocation, whose
+answer the pod returns. Later the platform shows the pod with the function's label: then it is a pod like any other.
 """
 
 from enum import Enum
@@ -21,9 +21,9 @@ class ClaimState(Enum):
     CONFIRMED = "confirmed"
     """The platform shows the pod as the function's."""
     RELEASED = "released"
-    """It never became the function's, and may be free again."""
+    """It never became the function's pod, and may be free again."""
     LOST = "lost"
-    """It left its pool and did not become the function's: it is gone."""
+    """It left its pool and did not become the function's pod: it is gone."""
 
 
 class ClaimEvent(Enum):
@@ -51,7 +51,7 @@ TRANSITIONS: Final = {
     (ClaimState.TAKEN, ClaimEvent.RELEASE): ClaimState.RELEASED,  # its container was started again
     (ClaimState.TAKEN, ClaimEvent.LOSE): ClaimState.LOST,
 }
-"""What is not here changes nothing: an answer that comes after the pod was confirmed or lost, for example."""
+"""A pair that is missing here changes nothing, such as an answer that comes after the pod was confirmed or lost."""
 
 
 class Claim:

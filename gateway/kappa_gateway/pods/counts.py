@@ -41,14 +41,14 @@ class FunctionCounts:
 
     def __init__(self) -> None:
         self.invocations: dict[tuple[str, str], int] = {}
-        """By type and outcome."""
+        """Invocations by type and outcome."""
         self.duration = Histogram(metrics.LATENCY_BUCKETS)
         self.overhead = Histogram(metrics.OVERHEAD_BUCKETS)
         self.throttles = 0
         self.cold_starts: dict[tuple[str, str], int] = {}
-        """By path and reason."""
+        """Cold starts by path and reason."""
         self.cold_phases: dict[tuple[str, str], Histogram] = {}
-        """By path and phase."""
+        """Durations of cold starts by path and phase."""
 
     def count(self, kind: str, outcome: str) -> None:
         key = (kind, outcome)

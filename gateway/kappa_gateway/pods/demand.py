@@ -1,4 +1,5 @@
-"""The demand feed: what every function needs, each second, and at once when requests of one begin to wait."""
+"""The demand feed: what every function needs. It reports each second, and at once when a function's requests begin to
+wait."""
 
 import asyncio
 import contextlib
@@ -25,8 +26,8 @@ class Overrun(Exception):
 
 
 class DemandFeed:
-    """`name` is this gateway's. `backlog(function)` is how many of its events wait in the queue, `claims()` what is to be
-    reported of claimed pool pods. `clock`: seconds, monotonic."""
+    """`name` is this gateway's. `backlog(function)` gives how many of the function's events wait in the queue,
+    `claims()` what to report about claimed pool pods. `clock`: seconds, monotonic."""
 
     def __init__(
         self,
@@ -61,7 +62,8 @@ class DemandFeed:
             self._publish(DemandReport(self._name, False, (self._demand(function),), (claim,)))
 
     def full_report(self, take_peak: Callable[[FunctionState], int]) -> DemandReport:
-        """Every function with an invocation in flight or waiting since the last full report, or with events in the queue."""
+        """All functions that had an invocation in flight or waiting since the last full report, or that have events in
+        the queue."""
         functions = []
         for function in self._functions:
             if function.peak_in_flight or function.waiters or self._backlog(function):
@@ -120,8 +122,9 @@ class DemandFeed:
         )
 
     def _running(self, function: FunctionState) -> float:
-        """Seconds that the first invocation has been running, while none has ended: what is known of their duration. The
-        pod's start and the imports of its code are a part of it, so the first `STARTS` are left out."""
+        """Seconds that the first invocation has been running, while none has ended: the only estimate of their duration
+        until then. It includes the pod's start and the imports of its code, so the first `STARTS` seconds are left
+        out."""
         if not function.in_flight or not function.is_pool_eligible:
             return 0.0
         return max(self._clock() - function.busy_since - STARTS, 0.001)

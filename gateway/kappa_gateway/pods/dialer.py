@@ -27,8 +27,8 @@ _FAILED_PAUSE: Final = 1.0
 
 
 class Dialer:
-    """`claims` is notified of pods whose agent says that they have no function, or another one. `wall_clock` gives seconds
-    since the epoch, for the phases of cold starts."""
+    """`claims` is notified of pods whose agent says that they have no function, or another one. `wall_clock` gives
+    seconds since the epoch, for the phases of cold starts."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Dialer:
         self._tasks: dict[PodState, asyncio.Task[None]] = {}
 
     def dial(self, pod: PodState) -> None:
-        """Start dialling this pod, unless that is under way. Ends by itself when the pod is ready or gone."""
+        """Start dialling this pod, unless that is under way. The task ends when the pod is ready or gone."""
         endpoint = pod.endpoint
         if pod in self._tasks or pod.status in (PodStatus.DRAINING, PodStatus.GONE) or endpoint is None:
             return

@@ -54,15 +54,16 @@ class Dispatcher:
         self._slots = Slots(clock)
         self._waiting: dict[FunctionState, None] = {}
         self._looks: dict[FunctionState, float] = {}
-        """When the source is asked again though nothing has happened."""
+        """When to ask the source again even if nothing happens."""
         warm.subscribe(self._more_to_offer)
 
     # -- requests
 
     def acquire(self, ticket: Ticket) -> bool:
-        """True: `ticket.pod` is its slot, or `ticket.peer` where to go. False: it waits, and `ticket.wake` will be called.
+        """True: the request has a slot of `ticket.pod`, or goes to the gateway `ticket.peer`. False: it waits, and
+        `ticket.wake` will be called.
 
-        Raises `FunctionNotFound`, `FunctionFailed` or `Throttled` where waiting would be in vain.
+        Raises `FunctionNotFound`, `FunctionFailed` or `Throttled` where waiting would be useless.
         """
         function = ticket.function
         ticket.number = next(self._numbers)
@@ -76,7 +77,7 @@ class Dispatcher:
         return self._enqueue(ticket, first=False)
 
     def admit(self, function: FunctionState) -> None:
-        """Raise what `acquire` would raise now: worth asking before a body is read, and holds nothing."""
+        """Raise what `acquire` would raise now, without acquiring anything: a cheap check before a body is read."""
         if function.waiters or self._slots.pick(function) is None:
             self._check_queue(function)
 
@@ -98,7 +99,8 @@ class Dispatcher:
             self._ask_warm(function)
 
     def refused(self, ticket: Ticket, *, draining: bool) -> bool:
-        """The pod did not run the request: it is full (other gateways' load), or it stops. Then as `acquire`."""
+        """The pod did not run the request: it is full of other gateways' requests, or it stops. The rest is as in
+        `acquire`."""
         pod = ticket.pod
         assert pod is not None
         if draining:
@@ -108,7 +110,7 @@ class Dispatcher:
         return self._again(ticket)
 
     def unreachable(self, ticket: Ticket) -> bool:
-        """The pod took no connection: it counts as starting until it is reached. Then as `acquire`."""
+        """The pod accepted no connection: it counts as starting until it is reached. The rest is as in `acquire`."""
         pod = ticket.pod
         assert pod is not None
         if pod.status in (PodStatus.READY, PodStatus.INIT_FAILED):
@@ -116,7 +118,7 @@ class Dispatcher:
         return self._again(ticket)
 
     def returned(self, ticket: Ticket) -> bool:
-        """The gateway that it was passed on to did not take it: it stays here. Then as `acquire`."""
+        """The gateway that the request was passed on to did not take it: it stays here. The rest is as in `acquire`."""
         ticket.stays = True
         return self._again(ticket)
 
@@ -138,7 +140,7 @@ class Dispatcher:
         self.set_status(pod, PodStatus.GONE)
 
     def set_status(self, pod: PodState, status: PodStatus) -> None:
-        """What is newly known of a pod. `GONE` and `DRAINING` are for good."""
+        """Note a pod's new status. `GONE` and `DRAINING` are final."""
         if pod.status is PodStatus.GONE or (pod.status is PodStatus.DRAINING and status is not PodStatus.GONE):
             return
         if status is PodStatus.READY:
@@ -148,7 +150,7 @@ class Dispatcher:
         self.changed(pod.function)
 
     def discard(self, pod: PodState) -> None:
-        """It never was the function's. Its requests ask again by `refused`, and keep their place."""
+        """It never was the function's pod. Its requests ask again by `refused`, and keep their place."""
         self._slots.forget(pod)
         self._slots.retire(pod, PodStatus.GONE)
 
@@ -167,7 +169,8 @@ class Dispatcher:
         return peak
 
     def changed(self, function: FunctionState) -> None:
-        """The function or one of its pods changed: grant what can be granted, and refuse requests that wait in vain."""
+        """The function or one of its pods changed: grant what can be granted, and refuse requests that can get no slot
+        any more."""
         self._slots.choose_serving(function)
         if not function.waiters:
             return
@@ -238,7 +241,7 @@ class Dispatcher:
                 ticket.wake()
 
     def _again(self, ticket: Ticket) -> bool:
-        """The ticket's slot came to nothing: take another pod, or wait at the place it had."""
+        """The ticket's slot could not be used: take another pod, or wait at the same place in line."""
         function = ticket.function
         if ticket.pod is not None and function.peak_in_flight == function.in_flight:
             # it never was in flight: as one that waits it is counted once
@@ -278,7 +281,7 @@ class Dispatcher:
         return False
 
     def _ask_warm(self, function: FunctionState) -> ColdStartReason:
-        """Apply what the source of warm pods offers; why that is not more."""
+        """Apply what the source of warm pods offers. Returns why it did not offer more."""
         if not function.waiters:
             return ColdStartReason.CLAIMED
         offer = self._warm.offer(function)
@@ -346,6 +349,6 @@ class Dispatcher:
 
     @staticmethod
     def _retry_after(function: FunctionState) -> float:
-        """Seconds until those who wait now are served, by what is known, between 1 and 30."""
+        """An estimate of the seconds until the requests that wait now are served, between 1 and 30."""
         slots = sum(pod.capacity for pod in function.pods.values()) or 1
         return float(math.ceil(min(max(len(function.waiters) * (function.mean_duration or 1.0) / slots, 1.0), 30.0)))

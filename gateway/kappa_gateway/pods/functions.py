@@ -35,7 +35,7 @@ class Functions:
         self._listeners.append(listener)
 
     def get(self, namespace: str, name: str) -> FunctionState | None:
-        """The function of that name, None where there is none."""
+        """The function of that name, or None."""
         state = self._functions.get((namespace, name))
         return state if state is not None and state.manifest is not None else None
 

@@ -20,7 +20,7 @@ class Offer:
     pass_on: int = 0
     """How many of the requests that wait should be passed on to it."""
     look_again: float | None = None
-    """Seconds after which the offer may be another though nothing has happened."""
+    """Seconds after which the offer may change even if nothing happens."""
 
 
 class Source(Protocol):

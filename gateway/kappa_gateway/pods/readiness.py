@@ -49,7 +49,8 @@ async def ask_ready(connection: Connection, host: str, wait: int, timeout: float
 
 
 def read_ready(body: bytes) -> tuple[str, str]:
-    """The state and the function (`namespace/name`) that an agent's readiness names; empty where there is none."""
+    """The state and the function (`namespace/name`) that an agent's readiness names; an empty string for what is
+    missing."""
     try:
         answer = json.loads(body)
         return str(answer.get("state", "")), str(answer.get("function", ""))

@@ -1,7 +1,7 @@
 """The pods of every function, which of them serve, and their slots. No I/O, no clock of its own.
 
-No more than `maxReplicas` pods of a function serve. A ready pod beyond that (the one that a ReplicaSet began in place of
-a claimed pod, or the new one of a rollout) stays idle until another one goes.
+No more than `maxReplicas` pods of a function serve. A ready pod beyond that stays idle until another one goes: for
+example the pod that a ReplicaSet created in place of a claimed one, or the new pod of a rollout.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ FIRST_PAUSE: Final = 0.01
 """Seconds until a pod that refused is asked again, the first time in a row; doubles up to `LONGEST_PAUSE`."""
 LONGEST_PAUSE: Final = 0.32
 _WEIGHT: Final = 0.2
-"""Of the newest duration in its moving average."""
+"""Weight of the newest duration in the moving average."""
 
 
 class Slots:
@@ -142,7 +142,7 @@ class Slots:
 
 
 def _pick_failed(function: FunctionState) -> PodState | None:
-    """A pod whose init failed, where there is no hope of a better one: the caller gets Lambda's error from it."""
+    """A pod whose init failed, if the function has no better one: the caller gets Lambda's error from it."""
     best = None
     for pod in function.pods.values():
         if pod.status is PodStatus.READY or pod.status is PodStatus.STARTING:

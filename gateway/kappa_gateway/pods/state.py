@@ -16,10 +16,10 @@ from kappa_gateway.transport.endpoint import Endpoint
 
 
 class PodStatus(Enum):
-    """What this gateway itself knows of a pod, from its requests to it."""
+    """What this gateway has learned about a pod from its own requests to it."""
 
     STARTING = "starting"
-    """Not yet seen to be ready, or no longer reachable: the dialer keeps trying."""
+    """Not known to be ready yet, or no longer reachable: the dialer keeps trying."""
     READY = "ready"
     INIT_FAILED = "init_failed"
     """Its runtime process did not start: used only where the function has no pod that is ready or starting."""
@@ -143,7 +143,7 @@ class FunctionState:
             f"POST {wire.INVOKE_PATH} HTTP/1.1\r\nHost: {name}.{namespace}\r\nContent-Type: application/json\r\n"
             f"{wire.INVOKED_ARN}: {self.arn}\r\n{wire.REQUEST_ID}: "
         ).encode()
-        """What every invocation's head to a pod begins with (`lambda` protocol)."""
+        """The beginning of the head of every invocation sent to a pod (`lambda` protocol)."""
         self.counts = FunctionCounts()
         # by the registry, through `apply`
         self.manifest: Function | None = None
@@ -154,7 +154,7 @@ class FunctionState:
         self.failure: KappaError | None = None
         """Why no pod can come, from its Ready condition."""
         self.is_pool_eligible = False
-        """Whether its cold starts may claim pool pods, as the operator says of this very generation."""
+        """Whether its cold starts may claim pool pods, as the operator reports for the current generation."""
         # by the dispatcher
         self.pods: dict[str, PodState] = {}
         self.serving: dict[PodState, None] = {}

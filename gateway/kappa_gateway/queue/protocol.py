@@ -93,7 +93,7 @@ class Queue(Protocol):
         without a message to the queue: the event is redelivered."""
 
     async def ack(self, lease: EventLease) -> None:
-        """Remove the event for good. Not an error if it was removed before (purged, or acknowledged by another
+        """Remove the event from the queue. Not an error if it was removed before (purged, or acknowledged by another
         gateway)."""
 
     async def nack(self, lease: EventLease, delay: float) -> None:

@@ -12,7 +12,7 @@ Reach = Literal["any", "cluster", "public"]
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _METADATA: Final = frozenset({IPv6Address("fd00:ec2::254")})
-"""AWS's metadata service over IPv6; over IPv4 it, and everybody else's, is link-local."""
+"""AWS's metadata service over IPv6. Over IPv4, every cloud's metadata service has a link-local address."""
 
 
 def refusal(address: str, reach: Reach) -> str | None:
@@ -28,7 +28,7 @@ def refusal(address: str, reach: Reach) -> str | None:
     if found.is_loopback and reach != "any":
         return f"{address} is the gateway itself; name the receiver's Service, such as http://receiver.team-a.svc"
     if found.is_multicast or found.is_unspecified or (found.version == 4 and found.is_reserved):
-        return f"{address} is no host's address"
+        return f"{address} is not the address of a host"
     if not found.is_global and reach == "public":
         return f"{address} is not public, and this installation delivers to public addresses only (delivery_addresses)"
     return None

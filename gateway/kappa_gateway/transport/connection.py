@@ -13,7 +13,8 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 
 
 class Owner(Protocol):
-    """What a connection belongs to: its endpoint. It learns when the connection carries a request, idles, or is lost."""
+    """The owner of a connection, which is an endpoint: it is notified when the connection carries a request, idles, or
+    is lost."""
 
     @property
     def name(self) -> str:
@@ -22,7 +23,7 @@ class Owner(Protocol):
     def began(self, connection: "Connection") -> None: ...
 
     def ended(self, connection: "Connection") -> None:
-        """Its request is over, whatever came of it."""
+        """Its request is over, whatever the outcome."""
 
     def keep(self, connection: "Connection") -> None:
         """It can carry another request: kept idle, or closed where nothing new goes to this address."""
@@ -102,7 +103,7 @@ class Connection(asyncio.Protocol):
     # -- one request
 
     def begin(self, deadline: float, *, subject: str = "", timeout: float = 0.0, is_head: bool = False) -> None:
-        """A request follows. By `deadline` (`time.monotonic`) its whole answer must be here.
+        """A request follows. By `deadline` (`time.monotonic`) its complete answer must have arrived.
 
         Errors name the `subject`, such as the function, and the `timeout` (seconds) that its owner set.
         """
@@ -173,7 +174,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def abort(self, error: KappaError) -> None:
-        """Give up at once: whoever waits gets `error`, the peer sees the connection break."""
+        """Give up at once: whoever waits gets `error`, and the peer sees the connection break."""
         if self.error is None:
             self.error = error
         self.closing_request = b""
@@ -245,7 +246,7 @@ class Connection(asyncio.Protocol):
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             ours = isinstance(error, httptools.HttpParserCallbackError)
-            self._bad(f"its answer is no HTTP ({error.__context__ if ours else error})")
+            self._bad(f"its answer is not HTTP ({error.__context__ if ours else error})")
             return
         if self._head_done:
             if self.size > HIGH_WATER and not self.complete and not self._paused:

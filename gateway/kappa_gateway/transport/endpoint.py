@@ -1,8 +1,8 @@
 """Addresses and the keep-alive connections to them.
 
 What is sent twice and what is not. A request may go to another connection or pod only if nothing of it can have run:
-the connection could not be made, or the answer says that the request was refused. A connection that breaks once a byte
-of the request was handed to the kernel is `PodLost`: the pod may have run it. Two measures keep that from happening on
+the connection could not be made, or the answer says that the request was refused. A connection that breaks after a byte
+of the request was written to the socket is `PodLost`: the pod may have run it. Two measures keep that from happening on
 connections that a server closes while they idle. They are closed here first (`idle_timeout`). And where the server is
 not our agent, a method that is not idempotent uses only a connection that was used a moment ago (`FRESH`), else a new
 one. Idempotent requests (RFC 9110 §9.2.2) that break before the first byte of an answer, on a connection that was used
@@ -23,7 +23,7 @@ FRESH: Final = 0.5
 class Endpoint:
     """One address and its connections. It needs no limit of its own: a request to a pod holds one of the pod's slots.
 
-    Made by `Upstream.endpoint`. `name` stands in messages. `on_lost` is called when a connection is closed.
+    Made by `Upstream.endpoint`. `name` is for messages. `on_lost` is called when a connection is closed.
     """
 
     __slots__ = ("_connections", "_on_lost", "_upstream", "host", "idle", "name", "port", "retired")

@@ -29,7 +29,7 @@ RESTRICTED: Mapping[str, Any] = {
 
 
 def collector() -> list[dict[str, Any]]:
-    """Manifests of the server that functions tell of their runs."""
+    """Manifests of the server to which functions report their runs."""
     labels = {"app": COLLECTOR}
     container = {
         "name": COLLECTOR,
@@ -73,7 +73,8 @@ def collector() -> list[dict[str, Any]]:
 
 
 def function(name: str, namespace: str, *, work: float, max_attempts: int, **spec: Any) -> dict[str, Any]:
-    """A Function that tells the collector of its runs, each of which takes `work` seconds; a web server if it is called web."""
+    """A Function that reports its runs to the collector. Each run takes `work` seconds. A Function named web is a web
+    server."""
     source = (SUPPORT / "chaos_function.py").read_text()
     env = {"COLLECTOR": f"{COLLECTOR}.{namespace}.svc:8080", "WORK": str(work)}
     if name == "web":
@@ -98,7 +99,7 @@ def function(name: str, namespace: str, *, work: float, max_attempts: int, **spe
 @dataclass(frozen=True)
 class Killer:
     """Kills pods, each in one of two ways: its deletion by force, or SIGKILL for its first process where this machine
-    is the node, so that the kubelet starts it anew in place."""
+    is the node, so that the kubelet restarts the container in place."""
 
     kubectl: Kubectl
     namespace: str
@@ -172,7 +173,8 @@ def functions(kubectl: Kubectl, namespace: str) -> Callable[..., None]:
 
 
 @pytest.fixture
-def told(kubectl: Kubectl, namespace: str) -> Callable[[], str]:
-    """What the collector was told, by the API server's proxy: it need not be reached from here."""
+def collected(kubectl: Kubectl, namespace: str) -> Callable[[], str]:
+    """The collector's list of runs, read through the API server's proxy, as this machine may not reach the
+    collector."""
     path = f"/api/v1/namespaces/{namespace}/services/{COLLECTOR}:8080/proxy/runs"
     return lambda: str(kubectl("get", "--raw", path))

@@ -1,6 +1,6 @@
 """Events through the installed chart, while gateways, operator, NATS and function pods are killed at seeded moments.
 
-`KAPPA_CHAOS_EVENTS` (default 700), `KAPPA_CHAOS_RATE` (default 10 a second) and `KAPPA_CHAOS_SEED` make another run of it;
+`KAPPA_CHAOS_EVENTS` (default 700), `KAPPA_CHAOS_RATE` (default 10 a second) and `KAPPA_CHAOS_SEED` vary the run;
 `pytest -s` shows its figures. The clocks of the nodes and of this machine have to agree to 0.2 s.
 """
 
@@ -33,7 +33,7 @@ DRAIN = 180.0 + EVENTS / RATE / 4
 async def test_no_event_is_lost_while_every_part_is_killed(
     functions: Callable[..., None],
     killer: Callable[[PlannedKill], Kill | None],
-    told: Callable[[], str],
+    collected: Callable[[], str],
     namespace: str,
     gateway_url: str,
 ) -> None:
@@ -61,7 +61,7 @@ async def test_no_event_is_lost_while_every_part_is_killed(
             group.create_task(client.send(events, RATE))
             group.create_task(kill())
         await client.learn_outcomes(within=DRAIN)
-    ledger.runs = runs(await asyncio.to_thread(told))
+    ledger.runs = runs(await asyncio.to_thread(collected))
     verdict = judge(ledger, Rules(MAX_ATTEMPTS, answer=3.0, web_servers=frozenset({"web"})))
     print(f"\nseed {SEED}\n{verdict}", *verdict.duplicates, sep="\n")
     assert not verdict.problems, f"seed {SEED}\n{verdict}"
@@ -69,7 +69,7 @@ async def test_no_event_is_lost_while_every_part_is_killed(
 
 
 def _known(url: str, namespace: str) -> Callable[[], Any]:
-    """Whether the gateway knows every Function (each connection may reach another gateway, so it is asked a few times)."""
+    """Whether the gateways know every Function. Each connection may reach another gateway, so several are made."""
 
     async def check() -> bool:
         connector = aiohttp.TCPConnector(force_close=True)

@@ -158,8 +158,8 @@ class Function:
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def settled(self) -> list[dict[str, Any]]:
-        """Its pods, once they are what its Deployment wants, ready, and no other ones: for a moment after a cold start a
-        pod from a warm pool and the one begun in its place are both there. Else an AssertionError."""
+        """Its pods, once exactly those that its Deployment wants exist and are ready. For a moment after a cold start,
+        a pod from a warm pool and the one created in its place both exist. Raises AssertionError until then."""
         pods = self.pods()
         deployment = self.kubectl.get("deployments", f"fn-{self.name}", namespace=self.namespace)
         ready = deployment["status"].get("readyReplicas", 0)
@@ -183,7 +183,7 @@ class Function:
         return int(deployment["spec"]["replicas"])
 
     def is_verified(self) -> bool:
-        """Its code was seen to start, and the pod for that is gone."""
+        """Its code was verified, and the pod for that is gone."""
         return bool(self.get().get("status", {}).get("verifiedRevision")) and not self.pods()
 
     def delete(self) -> None:
@@ -249,7 +249,7 @@ class Load:
 
 
 class LoadMaker:
-    """`async with load(function, callers=4) as seen:` calls it in the background, over and over, until the block ends."""
+    """`async with load(function, callers=4) as seen:` calls it repeatedly in the background until the block ends."""
 
     @asynccontextmanager
     async def __call__(

@@ -69,7 +69,8 @@ LISTENER = """
 import asyncio, json, os
 import nats
 async def main():
-    client = await nats.connect("nats://kappa-nats:4222", user=os.environ["NATS_USER"], password=os.environ["NATS_PASSWORD"])
+    user, password = os.environ["NATS_USER"], os.environ["NATS_PASSWORD"]
+    client = await nats.connect("nats://kappa-nats:4222", user=user, password=password)
     subscription = await client.subscribe("orders.>")
     await client.flush()
     print("listening", flush=True)
@@ -232,7 +233,7 @@ async def test_a_web_address_gets_a_signed_cloud_event_until_it_takes_it(
     function = new_function(code, **{"async": hears})
     request_id = await function.submit({"n": 1})
     first, second = await asyncio.to_thread(eventually_sync, lambda: len(received()) == 2 and received(), within=60)
-    assert first["headers"]["webhook-id"] == second["headers"]["webhook-id"], "a repetition cannot be told"
+    assert first["headers"]["webhook-id"] == second["headers"]["webhook-id"], "a repetition could not be recognized"
     body = base64.b64decode(second["body"])
     headers = second["headers"]
     assert (headers["ce-specversion"], headers["content-type"]) == ("1.0", "application/json")

@@ -1,5 +1,5 @@
-"""Asynchronous invocations while NATS and gateways stop or are upgraded: nothing that was answered 202 is lost, and nothing
-runs twice without need.
+"""Asynchronous invocations while NATS and gateways stop or are upgraded: no event that was answered 202 is lost, and
+none runs twice without need.
 
 The release is installed with short delays (`IMPATIENT` in the conftest above).
 """
@@ -69,7 +69,7 @@ async def test_killed_gateways_neither_lose_a_running_event_nor_run_it_twice(
     request_id = await function.submit({"name": "slow", "sleep": 8})
     waiting = await function.submit({"name": "waiting"})
     await _status(function, request_id, "running")
-    # all of them: whichever has it in hand
+    # all of them, as any may hold the event
     await asyncio.to_thread(kubectl, "delete", "pods", *GATEWAY_PODS, "--grace-period=0", "--force", namespace=SYSTEM)
     await asyncio.to_thread(kubectl, "rollout", "status", "deployment/kappa-gateway", "--timeout=90s", namespace=SYSTEM)
     events = await asyncio.gather(function.ended(request_id), function.ended(waiting))

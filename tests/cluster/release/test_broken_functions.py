@@ -1,4 +1,5 @@
-"""What is wrong with a Function is in `kubectl describe function` within seconds, and mending it is enough."""
+"""`kubectl describe function` shows within seconds what is wrong with a Function, and correcting the cause is
+enough."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -10,14 +11,14 @@ from waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.cluster
 
-GOOD = "def handler(event, context): return 'mended'"
+GOOD = "def handler(event, context): return 'corrected'"
 SECONDS = 20
 
 
-async def check_broken_then_mended(
-    function: Any, reason: str, says: list[str], mended: Mapping[str, Any], status: int
+async def check_broken_then_corrected(
+    function: Any, reason: str, says: list[str], corrected: Mapping[str, Any], status: int
 ) -> None:
-    def told() -> bool:
+    def is_reported() -> bool:
         condition = function.condition()
         assert (condition["status"], condition["reason"]) == ("False", reason), condition
         text = function.describe()
@@ -27,19 +28,19 @@ async def check_broken_then_mended(
         assert reason in events, f"no Event says {reason}:\n{text}"
         return True
 
-    eventually_sync(told, within=SECONDS)
+    eventually_sync(is_reported, within=SECONDS)
     answer = await function.invoke(timeout=20)
     assert answer.status == status, answer
     if status == 502:
         assert any(part in answer.body.decode() for part in says), answer
     else:
         assert answer.headers["X-Amz-Function-Error"] == "Unhandled"
-    function.apply(**mended)
+    function.apply(**corrected)
 
     async def answers() -> bool:
         # until the gateway has heard of the new spec, the old one's error is the answer
         answer = await function.invoke(timeout=30)
-        return (answer.status, answer.body) == (200, b'"mended"')
+        return (answer.status, answer.body) == (200, b'"corrected"')
 
     await eventually(answers, within=SECONDS)
     eventually_sync(lambda: function.condition()["status"] == "True", within=SECONDS)
@@ -47,7 +48,7 @@ async def check_broken_then_mended(
 
 async def test_an_unknown_runtime(new_function: Callable[..., Any]) -> None:
     function = new_function(GOOD, runtime="cobol85")
-    await check_broken_then_mended(
+    await check_broken_then_corrected(
         function, "UnknownRuntime", ["cobol85", "python3.13"], {"runtime": "python3.13"}, 502
     )
 
@@ -56,11 +57,11 @@ async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: Ku
     name = f"late-{secrets.token_hex(3)}"
     function = new_function({"configMap": {"name": name}})
 
-    def told() -> bool:
+    def is_reported() -> bool:
         text = function.describe()
         return "ConfigMapNotFound" in text and name in text
 
-    eventually_sync(told, within=SECONDS)
+    eventually_sync(is_reported, within=SECONDS)
     answer = await function.invoke(timeout=20)
     assert answer.status == 502
     assert name in answer.json()["Message"]
@@ -68,7 +69,7 @@ async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: Ku
     manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
     kubectl.apply({**manifest, "data": {"main.py": GOOD}}, namespace=function.namespace)
     eventually_sync(lambda: function.condition()["status"] == "True", within=SECONDS)
-    assert (await function.invoke()).json() == "mended"
+    assert (await function.invoke()).json() == "corrected"
     # and it may go again: pods that run keep it, new ones wait for it
     kubectl("delete", "configmap", name, namespace=function.namespace)
     eventually_sync(lambda: function.condition()["reason"] == "ConfigMapNotFound", within=SECONDS)
@@ -77,7 +78,7 @@ async def test_a_missing_configmap(new_function: Callable[..., Any], kubectl: Ku
 async def test_an_image_that_cannot_be_pulled(new_function: Callable[..., Any]) -> None:
     function = new_function(apply=False)
     function.apply(code={"image": {"ref": "example.invalid/no/such:1"}}, runtime=None, handler=None)
-    await check_broken_then_mended(
+    await check_broken_then_corrected(
         function, "ImagePullFailed", ["example.invalid/no/such:1"], {"code": {"inline": GOOD}}, 502
     )
 
@@ -94,25 +95,25 @@ async def test_an_image_that_cannot_be_pulled(new_function: Callable[..., Any]) 
 )
 async def test_a_handler_that_does_not_load(new_function: Callable[..., Any], code: str, says: list[str]) -> None:
     function = new_function(code)
-    await check_broken_then_mended(function, "InitFailed", says, {"code": {"inline": GOOD}}, 200)
+    await check_broken_then_corrected(function, "InitFailed", says, {"code": {"inline": GOOD}}, 200)
 
 
 async def test_a_secret_that_is_not_there(new_function: Callable[..., Any], kubectl: Kubectl) -> None:
     env = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "no-such-secret", "key": "token"}}}]
     function = new_function(GOOD, env=env)
-    await check_broken_then_mended(function, "ConfigMissing", ["no-such-secret"], {"env": []}, 502)
+    await check_broken_then_corrected(function, "ConfigMissing", ["no-such-secret"], {"env": []}, 502)
 
 
 async def test_a_pod_that_the_namespace_refuses(new_function: Callable[..., Any]) -> None:
     template = {"securityContext": {"seccompProfile": {"type": "Unconfined"}}}
     function = new_function(GOOD, podTemplate=template)
-    await check_broken_then_mended(function, "PodRejected", ["PodSecurity"], {"podTemplate": {}}, 502)
+    await check_broken_then_corrected(function, "PodRejected", ["PodSecurity"], {"podTemplate": {}}, 502)
 
 
 async def test_new_code_that_does_not_load_leaves_the_old_pods_serving(new_function: Callable[..., Any]) -> None:
     function = new_function(GOOD, scaling={"keepWarm": "1m"})
-    assert (await function.invoke()).json() == "mended"
+    assert (await function.invoke()).json() == "corrected"
     function.apply(code={"inline": "import nothing_like_this"})
     eventually_sync(lambda: function.condition()["reason"] == "InitFailed", within=SECONDS)
     answer = await function.invoke()
-    assert (answer.status, answer.body) == (200, b'"mended"')
+    assert (answer.status, answer.body) == (200, b'"corrected"')

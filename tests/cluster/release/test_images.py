@@ -64,7 +64,8 @@ def web_image() -> dict[str, Any]:
 def deaf(
     kubectl: Kubectl, home: str, web_image: dict[str, Any], find_gateway: Callable[[], str]
 ) -> Iterator[Future[tuple[int, str]]]:
-    """A Function `deaf` that listens nowhere, and the answer of one who waits for it: begun first, since it takes 30 s."""
+    """A Function `deaf` that listens nowhere, and the answer to a request that waits for it: started first, since it
+    takes 30 s."""
     code = {"image": {**web_image["image"], "port": 9999, "command": ["sleep", "600"]}}
     function = {"apiVersion": "kappa.run/v1alpha1", "kind": "Function", "metadata": {"name": "deaf"}}
     kubectl.apply({**function, "spec": {"code": code}}, namespace=home)
@@ -314,17 +315,17 @@ async def test_what_is_broken_says_so(
     no_runtime = new_image_function({"image": {**lambda_image["image"], "command": ["sleep", "600"]}})
 
     def says(function: Any, reason: str, *parts: str) -> Callable[[], bool]:
-        def told() -> bool:
+        def is_reported() -> bool:
             condition = function.condition()
             assert (condition["status"], condition["reason"]) == ("False", reason), condition
             text = function.describe()
             assert all(part in text for part in parts), text
             return True
 
-        return told
+        return is_reported
 
-    async def soon(told: Callable[[], bool], timeout: float) -> None:
-        await asyncio.to_thread(eventually_sync, told, within=timeout, every=0.5)
+    async def soon(condition: Callable[[], bool], timeout: float) -> None:
+        await asyncio.to_thread(eventually_sync, condition, within=timeout, every=0.5)
 
     found = hashlib.sha256(ARCHIVE).hexdigest()
     await soon(says(other_hash, "CodeUnreadable", archive_url, found), 20)
@@ -340,5 +341,5 @@ async def test_what_is_broken_says_so(
     await soon(says(no_runtime, "InitFailed", "Runtime API", "protocol to http"), 40)
     await soon(says(new_function(name="deaf", apply=False), "NotListening", "port 9999"), 40)
     status, text = await asyncio.wait_for(asyncio.wrap_future(deaf), 10)
-    assert status == 502, "who waited for the pod is told as well"
+    assert status == 502, "the request that waited for the pod gets the error too"
     assert "port 9999" in text

@@ -22,7 +22,8 @@ calls = 0
 def handler(event, context):
     global calls
     calls += 1
-    return {"event": event, "calls": calls, "arn": context.invoked_function_arn, "remaining": context.get_remaining_time_in_millis()}
+    remaining = context.get_remaining_time_in_millis()
+    return {"event": event, "calls": calls, "arn": context.invoked_function_arn, "remaining": remaining}
 """
 
 WEB = """
@@ -131,7 +132,7 @@ async def test_a_configmap_brings_several_files(new_function: Callable[..., Any]
     assert (await function.invoke()).json() == "from a file"
 
 
-async def test_what_cannot_be_is_refused_clearly(new_function: Callable[..., Any], gateway_url: str) -> None:
+async def test_impossible_values_are_refused_clearly(new_function: Callable[..., Any], gateway_url: str) -> None:
     function = new_function()
     async with aiohttp.ClientSession() as session:
         async with session.post(f"{gateway_url}/2015-03-31/functions/nobody/invocations", data="{}") as answer:

@@ -129,7 +129,7 @@ async def test_any_2xx_takes_it(receive, deliverer, status):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 407, 408, 409, 421, 423, 425, 429, 500, 501, 502, 503, 504, 599])
-async def test_some_refusals_pass(receive, deliverer, status):
+async def test_some_refusals_are_temporary(receive, deliverer, status):
     receiver = await receive(answer(status, b"come\nback \x07later"))
     failed = await failure(deliverer, receiver.url)
     assert failed.retryable
@@ -138,7 +138,7 @@ async def test_some_refusals_pass(receive, deliverer, status):
 
 
 @pytest.mark.parametrize("status", [400, 402, 405, 406, 410, 411, 413, 414, 415, 418, 422, 431, 451])
-async def test_others_are_for_good(receive, deliverer, status):
+async def test_other_answers_are_permanent_failures(receive, deliverer, status):
     receiver = await receive(answer(status))
     failed = await failure(deliverer, receiver.url)
     assert not failed.retryable
@@ -232,7 +232,7 @@ async def test_compressed_refusals_are_not_unpacked(receive, deliverer):
 # -- no answer, or none that can be used
 
 
-async def test_one_that_does_not_answer(receive, deliverer):
+async def test_a_receiver_that_does_not_answer(receive, deliverer):
     async def hang(writer):
         await asyncio.Event().wait()
 
@@ -242,7 +242,7 @@ async def test_one_that_does_not_answer(receive, deliverer):
     assert failed.message == f"{receiver.url} did not answer within 0.2 s (delivery_timeout)"
 
 
-async def test_one_that_hangs_in_its_head(receive, deliverer):
+async def test_a_receiver_that_hangs_in_its_head(receive, deliverer):
     async def hang(writer):
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Le")
         await writer.drain()
@@ -252,7 +252,7 @@ async def test_one_that_hangs_in_its_head(receive, deliverer):
     assert "did not answer within" in (await failure(deliverer, receiver.url, delivery_timeout=0.2)).message
 
 
-async def test_one_that_takes_it_and_hangs_in_its_body_has_taken_it(receive, deliverer):
+async def test_a_receiver_that_takes_it_and_hangs_in_its_body_has_taken_it(receive, deliverer):
     async def hang(writer):
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhal")
         await writer.drain()
@@ -265,7 +265,7 @@ async def test_one_that_takes_it_and_hangs_in_its_body_has_taken_it(receive, del
     assert receiver.connections == 2
 
 
-async def test_one_that_hangs_in_a_refusal(receive, deliverer):
+async def test_a_receiver_that_hangs_in_a_refusal(receive, deliverer):
     async def hang(writer):
         writer.write(b"HTTP/1.1 500 No\r\nContent-Length: 10\r\n\r\n")
         await writer.drain()
@@ -275,7 +275,7 @@ async def test_one_that_hangs_in_a_refusal(receive, deliverer):
     assert (await failure(deliverer, receiver.url)).message == f"{receiver.url} answered 500"
 
 
-async def test_one_that_closes_without_an_answer(receive, deliverer):
+async def test_a_receiver_that_closes_without_an_answer(receive, deliverer):
     async def close(writer):
         pass
 
@@ -291,14 +291,14 @@ async def test_one_that_closes_without_an_answer(receive, deliverer):
      b"HTTP/1.1 500 No\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"],
     ids=["smtp", "tls", "status", "header"],
 )  # fmt: skip
-async def test_one_that_speaks_something_else(receive, deliverer, junk):
+async def test_a_receiver_that_does_not_speak_http(receive, deliverer, junk):
     receiver = await receive(junk)
     failed = await failure(deliverer, receiver.url)
     assert failed.retryable
-    assert failed.message.startswith(f"{receiver.url} answered with what is no HTTP")
+    assert failed.message.startswith(f"{receiver.url} answered with something other than HTTP")
 
 
-async def test_one_that_is_not_there(receive, deliverer):
+async def test_a_receiver_that_is_not_there(receive, deliverer):
     async with asyncio.timeout(10):
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -366,13 +366,13 @@ async def test_a_server_without_encryption(deliverer):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://[::::1]/", "http://a..b/"])
-async def test_an_address_that_is_none(deliverer, url):
+async def test_an_address_that_is_not_a_web_address(deliverer, url):
     failed = await failure(deliverer, url)
     assert not failed.retryable
-    assert failed.message.startswith(f"{url} is no web address that can be called")
+    assert failed.message.startswith(f"{url} is not a web address that can be called")
 
 
-async def test_a_query_is_not_told(receive, deliverer):
+async def test_a_query_is_not_in_the_message(receive, deliverer):
     receiver = await receive(answer(500))
     failed = await failure(deliverer, f"{receiver.url}?token=secret")
     assert "secret" not in failed.message
@@ -439,7 +439,7 @@ async def test_a_delivery_that_cannot_be_read_is_given_up(deliverer):
     assert not failed.value.retryable
 
 
-async def test_one_that_takes_it_before_it_has_read_it_all_has_taken_it(deliverer):
+async def test_a_receiver_that_answers_before_it_has_read_everything_has_taken_it(deliverer):
     over = asyncio.Event()
 
     async def take_early(reader, writer):

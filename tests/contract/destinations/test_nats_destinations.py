@@ -93,7 +93,7 @@ async def test_a_stream_that_is_full_is_tried_again(client: Client, sender: Deli
     assert failed.value.retryable
 
 
-async def test_a_record_above_the_servers_limit_is_given_up_and_says_how_to_mend_it(sender: Deliverer) -> None:
+async def test_a_record_above_the_servers_limit_is_given_up_and_says_how_to_fix_it(sender: Deliverer) -> None:
     with pytest.raises(DeliveryFailed, match="max_payload") as failed:
         await sender.deliver(delivery(b"x" * (1024 * 1024 + 1), nats={"subject": "large"}))
     assert not failed.value.retryable

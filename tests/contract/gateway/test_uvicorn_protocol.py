@@ -1,4 +1,5 @@
-"""What `kappa_gateway.http_server` and `websocket` use of uvicorn's insides, so that an upgrade that moves it is seen."""
+"""The parts of uvicorn's internals that `kappa_gateway.edge.http_server` and `websocket` use, so that an upgrade that
+changes them fails here."""
 
 import inspect
 import re

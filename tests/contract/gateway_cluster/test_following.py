@@ -54,7 +54,7 @@ async def test_changes_come_as_they_happen(api_server: Any, follow: Any, make_fu
     await followed.sink.until(lambda s: not s.functions, "the function's end")
 
 
-async def test_a_pod_that_ended_by_itself_is_gone(api_server: Any, follow: Any, make_pod: Make) -> None:
+async def test_a_pod_whose_containers_ended_is_gone(api_server: Any, follow: Any, make_pod: Make) -> None:
     api_server.put(make_pod("old", ip="10.0.0.2", phase="Failed"))
     followed = follow()
     await followed.synced()
@@ -104,7 +104,7 @@ async def test_a_field_of_a_newer_crd_is_ignored(api_server: Any, follow: Any, m
     assert ("default", "hello") in followed.sink.functions
 
 
-async def test_namespaces_are_followed_each_by_itself_and_listed_together(
+async def test_namespaces_are_watched_separately_and_listed_together(
     api_server: Any, follow: Any, make_function: Make, make_pod: Make
 ) -> None:
     for namespace in ("a", "b", "other"):
@@ -123,7 +123,7 @@ async def test_namespaces_are_followed_each_by_itself_and_listed_together(
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500, 503])
-async def test_refusals_are_retried_said_once_and_say_what_to_do(
+async def test_refusals_are_retried_and_logged_once_with_what_to_do(
     api_server: Any, follow: Any, make_function: Make, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
     refused = []

@@ -31,7 +31,7 @@ async def test_a_refusal_keeps_kubernetes_words(server: ScriptedServer, api: Cli
 
 
 @pytest.mark.parametrize("body", ["<html>bad gateway</html>", "", "[]", "null"])
-async def test_a_refusal_that_is_no_json_is_still_a_refusal(server: ScriptedServer, api: Client, body: str) -> None:
+async def test_a_refusal_that_is_not_json_is_still_a_refusal(server: ScriptedServer, api: Client, body: str) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.Response(text=body, status=502)
 

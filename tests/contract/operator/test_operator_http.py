@@ -68,9 +68,7 @@ async def test_a_full_list_finds_what_a_watch_missed(server: ScriptedServer, api
     assert selectors["functions"] == "!kappa.run/operator"
 
 
-async def test_a_namespace_that_is_not_there_keeps_no_other_from_being_served(
-    server: ScriptedServer, api: Client
-) -> None:
+async def test_a_missing_namespace_keeps_no_other_from_being_served(server: ScriptedServer, api: Client) -> None:
     there = {"a"}
 
     async def handler(request: web.Request) -> web.Response:
@@ -133,16 +131,16 @@ async def test_gateway_pods_are_followed_as_they_come_and_go(server: ScriptedSer
 
 class Sink:
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def connected(self, gateway: str) -> None:
-        self.told.append("connected")
+        self.calls.append("connected")
 
     def disconnected(self, gateway: str) -> None:
-        self.told.append("disconnected")
+        self.calls.append("disconnected")
 
     def report(self, gateway: str, report: DemandReport) -> None:
-        self.told.append("full" if report.full else "partial")
+        self.calls.append("full" if report.full else "partial")
 
 
 class Streaming:
@@ -181,10 +179,10 @@ async def test_a_gateway_counts_as_connected_with_its_first_full_report(server: 
     server.handler = stream(report(full=False), report(full=True), report(full=False), hold=30)
     sink = Sink()
     async with Streaming(sink, server.url):
-        await until(lambda: len(sink.told) == 4)
-        assert sink.told == ["partial", "connected", "full", "partial"]
+        await until(lambda: len(sink.calls) == 4)
+        assert sink.calls == ["partial", "connected", "full", "partial"]
         assert server.requests[0].path == "/v1/demand"
-    assert sink.told[-1] == "disconnected"
+    assert sink.calls[-1] == "disconnected"
 
 
 async def test_reports_are_read_however_they_are_cut_and_however_long(server: ScriptedServer) -> None:
@@ -195,8 +193,8 @@ async def test_reports_are_read_however_they_are_cut_and_however_long(server: Sc
     )
     sink = Sink()
     async with Streaming(sink, server.url):
-        await until(lambda: len(sink.told) == 3)
-    assert sink.told[:3] == ["connected", "full", "partial"]
+        await until(lambda: len(sink.calls) == 3)
+    assert sink.calls[:3] == ["connected", "full", "partial"]
 
 
 @pytest.mark.parametrize("last", [b"", b"nonsense\n", b'{"gateway": 1}\n'])
@@ -204,26 +202,26 @@ async def test_a_stream_that_ends_or_breaks_is_opened_again(server: ScriptedServ
     server.handler = stream(report(full=True), last)
     sink = Sink()
     async with Streaming(sink, server.url):
-        await until(lambda: sink.told.count("connected") == 2)
-    assert sink.told[:4] == ["connected", "full", "disconnected", "connected"]
+        await until(lambda: sink.calls.count("connected") == 2)
+    assert sink.calls[:4] == ["connected", "full", "disconnected", "connected"]
 
 
 async def test_a_silent_stream_counts_as_lost(server: ScriptedServer) -> None:
     server.handler = stream(report(full=True), hold=30)
     sink = Sink()
     async with Streaming(sink, server.url, timeout=0.1):
-        await until(lambda: "disconnected" in sink.told)
-    assert sink.told[:3] == ["connected", "full", "disconnected"]
+        await until(lambda: "disconnected" in sink.calls)
+    assert sink.calls[:3] == ["connected", "full", "disconnected"]
 
 
 async def test_a_gateway_that_goes_is_followed_no_more(server: ScriptedServer) -> None:
     server.handler = stream(report(full=True), hold=30)
     sink = Sink()
     async with Streaming(sink, server.url) as streams:
-        await until(lambda: "full" in sink.told)
+        await until(lambda: "full" in sink.calls)
         streams.set_gateways({})
-        await until(lambda: "disconnected" in sink.told)
-    assert sink.told.count("connected") == 1
+        await until(lambda: "disconnected" in sink.calls)
+    assert sink.calls.count("connected") == 1
 
 
 # What agents say about code that does not load

@@ -150,7 +150,7 @@ async def test_a_lease_outlives_a_restart_of_the_server(server: NatsServer, own:
         server.kill()
     server.start()
     await eventually(lambda: queue.available, "the server")
-    # A killed server may have forgotten whose they are; this gateway has not.
+    # A killed server may have forgotten who holds them; this gateway has not.
     until = time.monotonic() + 6.0  # longer than a lease
     while time.monotonic() < until:
         await queue.extend(leases)
@@ -322,7 +322,7 @@ async def test_a_consumer_that_somebody_deleted_is_made_again(server: NatsServer
     await queue.nack(second, 0.0)
 
 
-async def test_a_stream_that_somebody_deleted_is_made_again(server: NatsServer, own: Queues) -> None:
+async def test_a_stream_that_somebody_deleted_is_created_again(server: NatsServer, own: Queues) -> None:
     server.start()
     queue = await own.open()
     await enqueue_many(queue, 1)

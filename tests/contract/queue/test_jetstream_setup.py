@@ -108,7 +108,7 @@ async def test_credentials_that_come_right_later(servers: Servers) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no credentials", "-----BEGIN NATS USER JWT-----\n"])
-async def test_a_credentials_file_that_is_none(tmp_path: Path, text: str) -> None:
+async def test_a_file_that_is_not_a_credentials_file(tmp_path: Path, text: str) -> None:
     """nats-py would read such a file for ever."""
     file = tmp_path / "kappa.creds"
     file.write_text(text)
@@ -161,7 +161,7 @@ async def test_tls_with_a_certificate_of_the_gateway(servers: Servers, tmp_path:
     await without.close()
 
 
-async def test_tls_that_is_asked_for_is_not_done_without(servers: Servers) -> None:
+async def test_a_connection_that_asks_for_tls_never_goes_without(servers: Servers) -> None:
     """So that nobody between can have the password by leaving TLS out."""
     server = servers()
     queue = make({"queue_url": f"tls://127.0.0.1:{server.port}"}, {"queue_timeout": 2.0})
@@ -284,7 +284,7 @@ async def test_anothers_stream_on_the_queues_subjects(queues: Queues, nats: Clie
     await _refused(queues.make(), r"subjects overlap.*KAPPA_GATEWAY_QUEUE_PREFIX")
 
 
-async def test_a_message_that_no_gateway_put_is_thrown_away(queue: Queue, nats: Client) -> None:
+async def test_a_message_that_no_gateway_enqueued_is_removed(queue: Queue, nats: Client) -> None:
     await enqueue_many(queue, 1)
     await nats.jetstream().publish(f"{_prefix(queue)}.invocation.default.resize.junk", b"hello")
     await enqueue_many(queue, 1, prefix="second")

@@ -13,7 +13,7 @@ WORKERS = 40
 
 
 async def _work(queue: Queue, lane: Lane, seen: Counter[str], count: int) -> None:
-    """Take and end events until `count` of the lane were seen by all together."""
+    """Receive and ack events until all receivers together have seen `count` events of the lane."""
     while len(seen) < count:
         for number, lease in enumerate(await queue.receive(lane, 5, 0.2)):
             seen[lease.event.id] += 1

@@ -1,4 +1,4 @@
-"""What the queue answered for is there after anybody's death."""
+"""What the queue has confirmed survives the death of the gateway and of the server."""
 
 import asyncio
 import json

@@ -119,7 +119,7 @@ async def test_an_acknowledged_event_is_gone_for_good(queues: Queues) -> None:
 
 
 async def _empty(queue: Queue) -> None:
-    """An adapter may count what it has been told a moment ago."""
+    """An adapter may report counts that are a moment old."""
     deadline = time.monotonic() + LONG
     while held := sum(state.waiting + state.held for state in await queue.lanes()):
         assert time.monotonic() < deadline, f"{held} events are still there"
@@ -153,7 +153,7 @@ async def test_lanes_of_like_names_are_apart(queue: Queue, lane: Lane) -> None:
     assert (await receive_one(queue)).event == one
 
 
-async def test_lanes_tell_what_is_in_them(queue: Queue) -> None:
+async def test_lanes_report_what_they_hold(queue: Queue) -> None:
     assert [state for state in await queue.lanes() if state.waiting or state.held] == []
     oldest = an_event("first", received_at=1_700_000_000.0)
     await queue.enqueue(oldest)
@@ -171,7 +171,7 @@ async def test_lanes_tell_what_is_in_them(queue: Queue) -> None:
 # -- to look at
 
 
-async def test_find_sees_an_event_until_it_is_done(queue: Queue) -> None:
+async def test_find_sees_an_event_until_it_is_acked(queue: Queue) -> None:
     event = an_event(payload=b"payload", attributes={"a": "ö"})
     assert await queue.find(LANE, event.id) is None
     await queue.enqueue(event)
@@ -212,7 +212,7 @@ async def test_an_id_that_is_in_its_lane_is_not_added_again(queues: Queues) -> N
     assert not await queue.enqueue(event)
 
 
-async def test_an_id_is_the_same_event_within_the_window_after_it_was_done(queues: Queues) -> None:
+async def test_an_id_is_the_same_event_within_the_window_after_its_ack(queues: Queues) -> None:
     window = queues.seconds(6.0)
     queue = await queues.open(queue_deduplication_window=window)
     event = an_event(keyed=True)

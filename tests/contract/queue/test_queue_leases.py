@@ -61,7 +61,7 @@ async def test_extending_nothing_and_what_is_gone(queue: Queue) -> None:
 
 
 async def test_a_retry_comes_when_its_delay_is_over(queue: Queue) -> None:
-    """Within one `receive`, which wakes up by itself."""
+    """Within one `receive`, which wakes up when the retry is due."""
     await enqueue_many(queue, 1)
     lease = await receive_one(queue)
     started = time.monotonic()

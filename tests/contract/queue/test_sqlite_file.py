@@ -83,7 +83,7 @@ def test_more_slashes_name_the_same_file(url: str) -> None:
     assert path_of(url) == Path("/var/q.db")
 
 
-def test_no_url_is_no_queue() -> None:
+def test_without_a_queue_url_there_is_no_queue() -> None:
     assert make_queue(Settings(queue_url="")) is None
 
 
@@ -156,7 +156,7 @@ async def test_another_programs_database_is_refused_and_left_alone(queues: Queue
     assert path.read_bytes() == before
 
 
-async def test_a_damaged_file_is_said_and_can_be_moved_away(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_damaged_file_is_reported_and_can_be_moved_away(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.write_bytes(b"this is no database, " * 1000)
     async with not_well(path) as queue:
         assert not queue.available
@@ -170,7 +170,7 @@ async def test_a_damaged_file_is_said_and_can_be_moved_away(path: Path, caplog: 
         assert await queue.enqueue(an_event())
 
 
-async def test_damage_that_shows_later_is_said(queues: Queues, path: Path) -> None:
+async def test_damage_that_shows_later_is_reported(queues: Queues, path: Path) -> None:
     queue = await queues.open()
     for _ in range(30):
         await queue.enqueue(an_event(payload=os.urandom(20_000)))
@@ -196,7 +196,7 @@ async def test_a_folder_that_cannot_be_used_is_tried_again(tmp_path: Path) -> No
         assert await queue.enqueue(an_event())
 
 
-async def test_a_full_disk_is_said_and_recovered_from(queues: Queues, path: Path) -> None:
+async def test_a_full_disk_is_reported_and_recovered_from(queues: Queues, path: Path) -> None:
     queue = await queues.open()
     assert isinstance(queue, SqliteQueue)
     await enqueue_many(queue, 3)
@@ -308,7 +308,7 @@ async def test_what_is_past_its_time_leaves_the_file(queues: Queues, path: Path)
     assert ids_of(await queue.events(LANE, limit=10)) == ["event-0004"]
 
 
-async def test_space_is_given_back(queues: Queues, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_free_space_is_returned_to_the_disk(queues: Queues, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "FREE_PAGES", 50)
     queue = await queues.open(queue_deduplication_window=0.2)
     await asyncio.gather(*(queue.enqueue(an_event(payload=b"x" * 100_000)) for _ in range(50)))

@@ -1,4 +1,4 @@
-"""What the SQLite queue promises about leases beyond the protocol: it knows exactly who has what."""
+"""What the SQLite queue promises about leases beyond the protocol: it knows exactly who holds each event."""
 
 import asyncio
 import sqlite3
@@ -46,14 +46,14 @@ async def test_retries_that_are_due_come_in_the_order_of_their_times(queue: Sqli
 
 
 async def test_an_event_that_ended_before_is_not_fresh_when_it_comes_first(queue: SqliteQueue) -> None:
-    """What follows from an event is put again if its gateway died, maybe long after the first one was done."""
+    """A follow-up event is enqueued again if its gateway died, maybe long after the first copy was acked."""
     await queue.enqueue(an_event("follower"))
     await queue.save_record(a_record("follower", Status.SUCCEEDED))
     lease = await receive_one(queue)
     assert (lease.receive_count, lease.fresh) == (1, False)
 
 
-async def test_a_lease_that_ran_out_steers_no_more(queues: Queues) -> None:
+async def test_an_expired_lease_changes_nothing(queues: Queues) -> None:
     queue = await queues.open(queue_lease=600.0)
     await enqueue_many(queue, 1)
     old = await receive_one(queue)

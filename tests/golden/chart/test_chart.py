@@ -208,7 +208,7 @@ def environment(objects: list[dict[str, Any]], name: str) -> list[dict[str, Any]
 
 
 @pytest.mark.helm
-def test_without_a_queue_the_gateway_is_told_of_none_and_no_nats_is_installed() -> None:
+def test_without_a_queue_the_gateway_has_no_queue_url_and_no_nats_is_installed() -> None:
     objects = render("--set", "queue.nats.enabled=false")
     assert not [each["metadata"]["name"] for each in objects if "nats" in each["metadata"]["name"]]
     assert not [each for each in environment(objects, "kappa-gateway") if "QUEUE_URL" in each["name"]]

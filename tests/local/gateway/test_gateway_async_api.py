@@ -285,7 +285,7 @@ async def test_large_ones_are_not_all_read_at_once(monkeypatch):
         ("limit=0", "limit: Input should be greater than or equal to 1"),
         ("limit=1001", "limit: Input should be less than or equal to 1000"),
         ("limit=ten", "limit: Input should be a valid integer"),
-        ("status=done", "status 'done' is none of queued, running, retrying, succeeded, failed, expired"),
+        ("status=done", "status 'done' is not one of queued, running, retrying, succeeded, failed, expired"),
     ],
 )
 async def test_bad_parameters_are_400_in_lambdas_form(gateway, queue, query, says):
@@ -298,7 +298,7 @@ async def test_bad_parameters_are_400_in_lambdas_form(gateway, queue, query, say
 async def test_names_that_are_none_are_400_and_unknown_functions_404(gateway, queue):
     answer = await gateway.request("GET", "/v1/namespaces/default/functions/Not_A.Name/async")
     assert answer.status == 400
-    assert "'Not_A.Name' is no name of a function" in answer.json()["Message"]
+    assert "'Not_A.Name' is not a valid function name" in answer.json()["Message"]
     said = await get(gateway, "/v1/namespaces/default/functions/nobody/async", 404)
     assert said["Message"] == "Function not found: there is no Function 'nobody' in namespace 'default'"
     gone = Lane(Kind.INVOCATION, "default", "gone")

@@ -186,7 +186,8 @@ while True:
         connection.putheader("Transfer-Encoding", "chunked")
         connection.endheaders()
         failure = base64.b64encode(b'{{"errorType": "Half", "errorMessage": "way"}}').decode()
-        trailer = f"Lambda-Runtime-Function-Error-Type: Half\\r\\nLambda-Runtime-Function-Error-Body: {{failure}}\\r\\n\\r\\n"
+        trailer = "Lambda-Runtime-Function-Error-Type: Half\\r\\n"
+        trailer += f"Lambda-Runtime-Function-Error-Body: {{failure}}\\r\\n\\r\\n"
         connection.send(f"3\\r\\none\\r\\n0\\r\\n{{trailer}}".encode())
         connection.getresponse().read()
         connection.close()

@@ -2,7 +2,7 @@
 
 
 class DeliveryFailed(Exception):
-    """The message says what was tried, what came of it, and for what is to be mended how."""
+    """The message says what was tried, what happened and, where somebody must act, how to fix it."""
 
     def __init__(self, message: str, *, retryable: bool = True, retry_after: float | None = None) -> None:
         super().__init__(message)

@@ -4,9 +4,10 @@ What an answer means (https://www.standardwebhooks.com asks for the most of it):
 
 | answer | |
 | --- | --- |
-| 2xx | taken; its body is not looked at |
-| 301, 308, and 4xx but those below | not taken, and it will never be: 410 and 422 say so, a redirect is not followed |
-| 401, 403, 404, 407, 408, 409, 421, 423, 425, 429, other 3xx and 5xx; no answer | not now; `Retry-After` is heeded |
+| 2xx | taken; its body is ignored |
+| 301, 308, and 4xx but those below | refused permanently: 410 and 422 mean so, and redirects are not followed |
+| 401, 403, 404, 407, 408, 409, 421, 423, 425, 429, other 3xx and 5xx; no answer | tried again later; `Retry-After` is
+respected |
 """
 
 import asyncio
@@ -37,7 +38,8 @@ _DRAINED_BYTES: Final = 4096
 """Of a taken delivery's answer at most, so that its connection serves the next one too."""
 _DRAIN_TIMEOUT: Final = 0.5
 _PASSING: Final = frozenset({401, 403, 404, 407, 408, 409, 421, 423, 425, 429})
-"""Client errors that may pass: a receiver is rolled out just now, rights are being mended, too many at once."""
+"""Client errors that may be temporary: the receiver is being rolled out, its permissions are being corrected, or it
+gets too many requests at once."""
 _USER_AGENT: Final = f"Kappa/{version('kappa-functions')}"
 
 
@@ -156,7 +158,7 @@ def _unreached(shown: str, error: Exception) -> DeliveryFailed:
         case aiohttp.ServerDisconnectedError() | ConnectionResetError():
             return DeliveryFailed(f"{shown} closed the connection without an answer")
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
-            return DeliveryFailed(f"{shown} answered with what is no HTTP: {type(inner).__name__}")
+            return DeliveryFailed(f"{shown} answered with something other than HTTP: {type(inner).__name__}")
         case ConnectionRefusedError():
             return DeliveryFailed(f"{shown} cannot be reached: the connection was refused, so nothing listens there")
         case OSError() if inner.errno == errno.EACCES:  # several addresses, all refused
@@ -166,7 +168,7 @@ def _unreached(shown: str, error: Exception) -> DeliveryFailed:
 
 
 def _no_address(shown: str, error: Exception) -> DeliveryFailed:
-    message = f"{shown} is no web address that can be called: {error}; mend it in the Function's spec.async"
+    message = f"{shown} is not a web address that can be called: {error}; correct it in the Function's spec.async"
     return DeliveryFailed(message, retryable=False)
 
 

@@ -35,7 +35,7 @@ def secret(key: bytes) -> str:
 
 
 def signed(keys: Iterable[bytes], *, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers; without the signature's where there is no key. `timestamp`: of this try, seconds since the epoch."""
+    """The headers, without a signature if there is no key. `timestamp`: of this try, seconds since the epoch."""
     content = f"{message_id}.{timestamp}.".encode() + body
     headers = {ID: message_id, TIMESTAMP: str(timestamp)}
     signatures = ["v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode() for key in keys]

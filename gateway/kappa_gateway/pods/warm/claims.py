@@ -1,4 +1,5 @@
-"""The life of this gateway's claims: what follows each answer of a claimed pod, and each change that the platform shows.
+"""The life of this gateway's claims: what to do after each answer of a claimed pod and each change that the platform
+reports.
 
 `source` opens a claim; it ends here. `pods.claim` has the states and what leads from one to the next.
 """
@@ -24,8 +25,8 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT: Final = 0.25
 """Seconds in which a pool pod must take a connection: it did a moment ago, and there are others."""
 _REPORT_AFTER: Final = 0.05
-"""Seconds after which the operator is notified of a claim whose answer is not here yet. What the operator does then costs
-processor time, which the cold start needs more."""
+"""Seconds after which the operator is notified of a claim that has no answer yet. Earlier, the operator's work would
+take processor time from the cold start."""
 _ASK_AFTER: Final = 0.02
 """Seconds after which a pod that can run several invocations is asked whether it has taken the function, though its
 first answer is not here yet."""
@@ -64,7 +65,7 @@ class Claims:
             self._loop.call_later(_ASK_AFTER, self._ask, pod)
 
     def accepted(self, pod: PodState) -> None:
-        """The pod's answer is the event's: from now on it is a pod of the function like any other."""
+        """The pod answered the first invocation: from now on it is a pod of the function like any other."""
         if pod.claim is not None:
             pod.claim.advance(ClaimEvent.ACCEPT)
         self._open_slots(pod)
@@ -113,7 +114,7 @@ class Claims:
             self._settle(pod)
 
     def gone(self, pod: PodState) -> None:
-        """The pod is no more."""
+        """The pod is gone."""
         if pod.claim is not None and pod.claim.advance(ClaimEvent.LOSE):
             self._settle(pod)
 
@@ -136,7 +137,7 @@ class Claims:
             self._free_pods.settle(pod.claim.pod)
 
     def _release(self, pod: PodState, *, shun: float = 0.0) -> None:
-        """It never was the function's. Requests that it was meant for ask again."""
+        """It never became the function's pod. Requests that it was meant for ask again."""
         if pod.claim is None or not pod.claim.advance(ClaimEvent.RELEASE):
             return
         self._book.close(pod)
@@ -157,12 +158,12 @@ class Claims:
         return pod.function.manifest.spec.concurrency if pod.function.manifest is not None else 1
 
     def _open_slots(self, pod: PodState) -> None:
-        """Until the pod has taken the function, its first request alone is for it; then all of its slots may be used."""
+        """Until the pod has taken the function, it gets only its first request. Then all of its slots may be used."""
         if pod.capacity != self._concurrency(pod):
             self._dispatcher.set_capacity(pod, self._concurrency(pod))
 
     def _ask(self, pod: PodState) -> None:
-        """Its first invocation takes a while: the other slots need not wait for its end."""
+        """Its first invocation takes long: the other slots need not wait for its end."""
         task = self._loop.create_task(self._until_taken(pod), name=f"ask pod {pod.name} for its function")
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)

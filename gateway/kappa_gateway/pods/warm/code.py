@@ -1,4 +1,4 @@
-"""Archives for pool pods: fetched once, checked by their hash, kept in memory up to a bound.
+"""Archives for pool pods: fetched once, verified by their hash, and cached in memory up to a limit.
 
 A small one travels in the specialize request. A larger one the pod fetches from this gateway's internal port, where
 knowing the hash is the right to read it. An archive that is not cached, the pod fetches from the Function's URL, as it
@@ -110,7 +110,7 @@ class CodeCache:
         if found == archive.sha256:
             self.keep(found, content)
         else:
-            # the pod's own error tells the function's owner
+            # the pod's own error informs the function's owner
             self._failed[archive.sha256] = asyncio.get_running_loop().time() + _PAUSE
 
     async def _download(self, url: str) -> bytes:

@@ -1,18 +1,20 @@
 """How many pool pods a function should claim now: one pure decision.
 
-A pool pod is claimed when a waiting request would otherwise wait longer than starting a pod takes: what is in flight or
-waits must be done within that time, so `(in flight + waiting) × mean duration ÷ cold start` pods are needed, rounded up,
-at least one. The cold start here is the Deployment's, though a pool's is much shorter: each pod that is claimed has to be
-started again, so that is what it costs. Claiming does not change the sum, so a burst that comes one request at a time
-claims as many as one that comes at once (`scaling.needed` counts what is in flight in full, and is never below this).
+A pool pod is claimed when a waiting request would otherwise wait longer than starting a pod takes. All requests in
+flight or waiting must be done within that time, so `(in flight + waiting) × mean duration ÷ cold start` pods are
+needed, rounded up, at least one. Example: 40 requests of 0.1 s and a cold start of 2 s need 2 pods. The cold start is
+the Deployment's, although a pool's is much shorter: the pool has to start a new pod for each one claimed, so that is
+the cost of a claim. Claiming does not change the result, so a burst that comes one request at a time claims as many
+pods as one that comes at once. `scaling.needed` counts each request in flight as one slot, so it is never below this.
 
-Until a first answer says how long an invocation takes, there is one pod at first, and the number may double every 50 ms.
+Until a first answer shows how long an invocation takes, one pod is claimed at first, and the number may double every 50
+ms.
 
-Pods that the Deployment has only begun to start, and that have no address yet, do not make a claim unnecessary: a claimed
-pod serves before them, and takes the place of one of them once it is adopted. They do count towards `maxReplicas`.
+Pods that the Deployment has just created, and that have no address yet, do not make a claim unnecessary: a claimed pod
+serves sooner, and replaces one of them once it is adopted. They do count towards `maxReplicas`.
 
-One gateway at a time claims for a function (`ownership`), so it sees every claim. The others pass requests on to it where
-this rule would have them claim.
+One gateway at a time claims for a function (`ownership`), so it sees every claim. Where this rule would have another
+gateway claim, that gateway passes requests on instead.
 """
 
 import math
@@ -55,11 +57,11 @@ class Decision:
     reason: ColdStartReason
     """Why not more."""
     look_again: float | None = None
-    """Seconds after which the decision may be another though nothing has happened."""
+    """Seconds after which the decision may change even if nothing happens."""
 
 
 def decide(now: Situation) -> Decision:
-    """How many of the free pods to claim. Claiming them and asking again gives none, as long as nothing else changes."""
+    """How many of the free pods to claim. After those are claimed the result is 0, as long as nothing else changes."""
     if not now.waiting:
         return Decision(0, ColdStartReason.CLAIMED)
     wanted, look_again = _wanted(now)
@@ -74,7 +76,7 @@ def decide(now: Situation) -> Decision:
 
 
 def _wanted(now: Situation) -> tuple[int, float | None]:
-    """Pods that all of this calls for, and when that may change by itself."""
+    """How many pods are needed, and after how many seconds that may change even if nothing happens."""
     work = float(now.in_flight + now.waiting)
     look_again, doublings = None, 0
     if now.mean_duration:

@@ -1,8 +1,8 @@
 """The free pods of all pools, each with a connection that waits for the request that will specialize it.
 
-One owned task per pod: it dials the pod as soon as its address is known, asks until its agent says that it is in a pool,
-and asks again every few seconds over the same connection. So the connection stays open, and a pod that another gateway
-took is noticed before the platform shows it.
+One owned task per pod: it dials the pod as soon as its address is known, asks until its agent says that it is in a
+pool, and asks again every few seconds over the same connection. So the connection stays open, and a pod that another
+gateway took is noticed before the platform shows it.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class FreePods:
     # -- what the platform shows
 
     def replace(self, pods: Iterable[PoolPod]) -> list[PodKey]:
-        """The whole list. Returns the pods that are no longer in a pool."""
+        """The complete list. Returns the pods that are no longer in a pool."""
         given = {(one.namespace, one.name): one for one in pods}
         gone = [key for key in self._listed if key not in given]
         for key in gone:
@@ -115,7 +115,7 @@ class FreePods:
     # -- claiming
 
     def take(self, namespace: str, runtime: str) -> FreePod | None:
-        """A free pod, which from now on is the caller's: `release` or `settle` must follow."""
+        """Take a free pod. The caller owns it, and must call `release` or `settle`."""
         free = [one for one in self._pools.get((namespace, runtime), {}).values() if one.is_free]
         if not free:
             return None
@@ -137,7 +137,7 @@ class FreePods:
             self._look_again(key)
 
     def settle(self, pod: PoolPod) -> None:
-        """A claimed pod is a function's, or gone."""
+        """A claimed pod has become a function's pod, or is gone."""
         self._claimed.discard((pod.namespace, pod.name))
 
     # -- how many there are
@@ -215,7 +215,8 @@ class FreePods:
             await asyncio.sleep(pause(time.monotonic() - begun, 1))
 
     async def _follow(self, one: FreePod, endpoint: Endpoint, connection: Connection) -> bool:
-        """Ask over this connection until it breaks (False), or the pod is seen to have a function, or to end (True)."""
+        """Ask over this connection until it breaks (False), or the pod reports that it has a function or ends
+        (True)."""
         while True:
             wait = 0 if one.is_free else READY_WAIT
             try:

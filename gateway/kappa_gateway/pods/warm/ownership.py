@@ -1,8 +1,8 @@
 """Which gateway claims pool pods for a function: the one that every gateway computes alike (rendezvous hashing).
 
-So the claims of a function are one gateway's, and their number is exact without a counter that gateways share. A change
-of the gateways moves some functions. Whoever gets one waits for `HANDOVER` before it claims: by then the platform shows
-it what the one before has claimed, and that one has stopped. Meanwhile the function starts by its Deployment.
+So one gateway makes all claims of a function, and their number is exact without a shared counter. When gateways come or
+go, some functions move to another one, which waits for `HANDOVER` before it claims: by then the previous gateway has
+stopped claiming, and the platform shows what it has claimed. Meanwhile the function starts by its Deployment.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,8 @@ HANDOVER: Final = 1.0
 
 
 class Ownership:
-    """`name` is this gateway's; `clock` gives seconds, monotonic. `is_alone`: there are no others, whatever is reported."""
+    """`name` is this gateway's; `clock` gives seconds, monotonic. With `is_alone` there are no other gateways, whatever
+    is reported."""
 
     def __init__(self, name: str, clock: Callable[[], float], *, is_alone: bool) -> None:
         self._name = name
@@ -31,7 +32,8 @@ class Ownership:
         return self._peers is not None
 
     def replace_peers(self, peers: Iterable[Peer]) -> None:
-        """All gateways that serve: this one is among them once the platform shows it to be ready, and until it stops."""
+        """All gateways that serve. This gateway is among them from when the platform shows it as ready until it
+        stops."""
         given = {peer.name: peer for peer in peers}
         # a gateway that starts takes functions over from those that were there
         before = frozenset(self._peers) if self._peers is not None else frozenset(given) - {self._name}
@@ -42,7 +44,7 @@ class Ownership:
         self._peers = given
 
     def owner(self, function_key: str) -> Peer | None:
-        """Who claims for the function; None while that is not known, or changes."""
+        """The gateway that claims for the function; None while that is unknown or changing."""
         if not self._peers:
             return None
         name = pool.owner(function_key, self._peers)

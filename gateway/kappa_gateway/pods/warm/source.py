@@ -1,4 +1,5 @@
-"""What warm pools offer a function whose requests wait: pods that were claimed for it, or the gateway that claims for it."""
+"""What warm pools offer a function whose requests wait: pods claimed for it, or the name of the gateway that claims for
+it."""
 
 import logging
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class WarmPods:
         self._wall_clock = wall_clock
         self._prefetch = prefetch
         self._unfit: dict[FunctionState, Function] = {}
-        """Functions that turned out to be more than a pool pod takes, as they were then."""
+        """Functions that proved too large for a specialize request, as they were then."""
 
     def subscribe(self, listener: Callable[[str, str], None]) -> None:
         self._free_pods.subscribe(listener)
@@ -90,7 +91,7 @@ class WarmPods:
         return None if owner is None or self._ownership.is_own(owner) or owner.host is None else owner
 
     def refuse(self, function: FunctionState, why: str) -> None:
-        """The function is more than a pool pod takes: not offered again until it changes."""
+        """The function is too large for a specialize request: pools offer it nothing until it changes."""
         logger.warning("a function does not fit a pool pod: %s", why, extra={"function": function.key})
         if function.manifest is not None:
             self._unfit[function] = function.manifest

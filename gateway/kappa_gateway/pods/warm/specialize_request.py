@@ -1,4 +1,4 @@
-"""The request that gives a pool pod its Function and runs the first event there: `wire.SPECIALIZE_PATH`."""
+"""The request that gives a pool pod its Function and runs the first invocation there: `wire.SPECIALIZE_PATH`."""
 
 import time
 from collections.abc import Callable
@@ -38,8 +38,8 @@ class Specializer:
     def request(self, pod: PodState, request_id: str, head: bytes, event: bytes) -> tuple[bytes, str]:
         """Head and body, and the hash of the spec that the pod is specialized for.
 
-        `head` and `event` are an ordinary invocation's; `head` has its Content-Length last. Raises `ValueError` where
-        the function is more than a pool pod takes.
+        `head` and `event` are an ordinary invocation's; `head` has its Content-Length last. Raises `ValueError` if the
+        function is too large for this request.
         """
         function = pod.function.manifest
         if function is None or pod.claim is None:

@@ -239,7 +239,7 @@ class Link(Client):
             await self._subscribe(self._inbox + "*", self._on_answer)
         except BaseException as error:
             await self.end()
-            # "No servers" says less than what the last server did.
+            # The last server's error says more than "No servers".
             cause = failures[0] if failures and isinstance(error, Error) else error
             raise cause from None
 

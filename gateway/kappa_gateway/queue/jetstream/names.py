@@ -25,7 +25,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}\Z")
 
 
 def is_id(text: str) -> bool:
-    """Whether it can be an event's id: what cannot (wildcards, dots, spaces) is in no stream."""
+    """Whether it can be an event's id. No stream holds a subject with anything else (wildcards, dots, spaces)."""
     return _ID.match(text) is not None
 
 
@@ -45,7 +45,7 @@ class Names:
         return f"{self.prefix}_{lane.kind.value}_{lane.namespace}_{lane.function}"
 
     def lane(self, stream: str) -> Lane | None:
-        """The lane of a stream's name; None if it is no lane's of this prefix."""
+        """The lane of a stream's name; None if it is not the stream of a lane with this prefix."""
         parts = stream.split("_")
         if len(parts) != 4 or parts[0] != self.prefix or not all(parts):
             return None

@@ -81,7 +81,7 @@ class Publishing:
         return answer
 
     async def pause(self, error: TryAgain, deadline: float) -> None:
-        """Before the next try. Raises `QueueUnavailable` where there is no time for one."""
+        """Before the next try. Raises `QueueUnavailable` if no time is left for one."""
         if asyncio.get_running_loop().time() + PAUSE > deadline:
             raise self._connection.unavailable(str(error)) from error
         if self._connection.link is not None:
@@ -99,7 +99,9 @@ class Publishing:
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         """See `Publisher.publish`. Looks for the stream each time: one may come or go, and deliveries are few."""
         if not _SUBJECT.match(subject):
-            raise InvalidRequest(f"{subject!r} is no NATS subject to publish to: no spaces, no wildcards")
+            raise InvalidRequest(
+                f"{subject!r} is not a NATS subject to publish to: spaces and wildcards are not allowed"
+            )
         loop, deadline = asyncio.get_running_loop(), self._connection.deadline()
         while True:
             link = await self._connection.connected(deadline)

@@ -26,7 +26,7 @@ class Database:
         self._lock_file: int | None = None
 
     def lock(self) -> None:
-        """One process per file: counts and notifications are in its memory. The lock goes with the process, however it
+        """One process per file: counts and notifications are in its memory. The lock ends with the process, however it
         dies. Raises `QueueMisconfigured` where another process has it."""
         lock_path = Path(f"{self.path}.lock")
         if self._lock_file is not None:
@@ -58,7 +58,7 @@ class Database:
             self._lock_file = None
 
     def writing(self) -> sqlite3.Connection:
-        """Makes the file where there is none. Raises `QueueMisconfigured`, `OSError`, `sqlite3.Error`."""
+        """Creates the file if it is missing. Raises `QueueMisconfigured`, `OSError`, `sqlite3.Error`."""
         self.lock()
         # Payloads are private. The log and the index get the file's own mode.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -125,10 +125,12 @@ class Database:
             return f"cannot be used ({error.strerror or error}): {_folder_hint(self.path)}"
         match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
             case sqlite3.SQLITE_FULL:
-                return "cannot grow, for the disk is full: free some space; the queue goes on by itself then"
+                return (
+                    "cannot grow because the disk is full: free some space; the queue then continues without a restart"
+                )
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 return (
-                    f"is damaged, or no SQLite file ({error}): stop Kappa and save its events with "
+                    f"is damaged, or is not an SQLite file ({error}): stop Kappa and save its events with "
                     f"`sqlite3 {self.path} .recover | sqlite3 NEW-FILE`, or move it away together with "
                     f"{self.path.name}-wal and begin with an empty one"
                 )
@@ -142,7 +144,7 @@ class Database:
             case sqlite3.SQLITE_IOERR:
                 return (
                     f"cannot be read or written ({error}): look at the disk's health and its free space; "
-                    "the queue goes on by itself once that is well"
+                    "the queue continues without a restart once that is fixed"
                 )
             case _:
                 return f"refused what was asked ({error})"
@@ -155,7 +157,7 @@ def keeps_connection(error: Exception) -> bool:
 
 
 def inode(file: Path | int) -> tuple[int, int] | None:
-    """The file that is at a path now, or open; None: there is none."""
+    """The file that is at a path now, or open; None if no file is there."""
     try:
         found = os.stat(file)
     except OSError:

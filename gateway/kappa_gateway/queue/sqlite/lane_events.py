@@ -28,7 +28,7 @@ class Held:
 class Received:
     leases: list[EventLease]
     next_due: float | None
-    """Seconds since the epoch; None: no event of the lane becomes due by itself."""
+    """Seconds since the epoch; None: no event of the lane will become due as time passes."""
 
 
 def enqueue(

@@ -238,5 +238,5 @@ class SqliteQueue:
 
 
 def path_of(url: str) -> Path:
-    """`sqlite:/path`, with or without more slashes; `%20` and the like stand for what a URL cannot hold."""
+    """`sqlite:/path`, with or without more slashes; characters that a URL cannot hold are percent-encoded."""
     return Path("/" + unquote(url.removeprefix("sqlite:")).lstrip("/"))

@@ -180,7 +180,7 @@ class Worker:
             if len(wanted) == 1:
                 wanted[0].error = self._failed(error)
                 return
-            for job in wanted:  # each by itself: one that does not fit must not fail the others
+            for job in wanted:  # one at a time: one that does not fit must not fail the others
                 self._work([job])
         else:
             self.failure = None

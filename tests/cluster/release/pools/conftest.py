@@ -25,7 +25,7 @@ class Pools:
     kubectl: Kubectl
 
     def free(self, namespace: str) -> list[dict[str, Any]]:
-        """Its pods that are ready, and nobody's: they say so themselves."""
+        """Its pods that are ready and, by their own readiness answer, have no function."""
         pods = self.kubectl.items("pods", f"{names.LABEL_POOL}=python3.13", namespace=namespace)
         return [pod for pod in pods if _is_ready(pod) and _is_nobodys(pod)]
 
@@ -88,8 +88,8 @@ def pools(kubectl: Kubectl) -> Pools:
 
 @pytest.fixture
 def one_pod() -> dict[str, Any]:
-    """A `scaling` with which a Function takes one pod and keeps it. `maxReplicas: 1` would leave one of two gateways without
-    a share, and so without the pool."""
+    """A `scaling` with which a Function takes one pod and keeps it. With `maxReplicas: 1`, one of two gateways would
+    have no share and so could not use the pool."""
     return {"maxReplicas": 4, "keepWarm": "2m"}
 
 

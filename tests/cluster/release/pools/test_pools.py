@@ -143,10 +143,13 @@ async def test_it_is_replaced_when_it_is_killed(adopted: Any, kubectl: Kubectl) 
 
 
 async def test_it_is_replaced_when_its_container_is_restarted(adopted: Any, kubectl: Kubectl) -> None:
-    """Its agent is a pool's again then, and what it was told is lost."""
+    """Its restarted agent is in the pool's state again and has lost its function."""
     (pod,) = adopted.pods()
     name = pod["metadata"]["name"]
-    kill = "import os; [os.kill(int(one), 9) for one in os.listdir('/proc') if one.isdigit() and int(one) not in (1, os.getpid())]"
+    kill = (
+        "import os; [os.kill(int(one), 9) for one in os.listdir('/proc') "
+        "if one.isdigit() and int(one) not in (1, os.getpid())]"
+    )
     kubectl.exec_last(name, "/opt/kappa/bin/python", "-c", kill, namespace=adopted.namespace)
     answer = await adopted.invoke()
     assert (answer.status, answer.json()["version"]) == (200, 1)

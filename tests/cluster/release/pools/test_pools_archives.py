@@ -174,7 +174,7 @@ async def test_a_gateway_cannot_have_it_and_the_pod_fetches_it_itself(
     assert asked[pod] == 200
 
 
-async def test_an_archive_of_another_hash_is_told_of_from_the_pool_too(
+async def test_an_archive_of_another_hash_is_reported_from_the_pool_too(
     new_function: Callable[..., Any], pools: Any, files: Files, one_pod: dict[str, Any]
 ) -> None:
     content, _ = zipped(SMALL)

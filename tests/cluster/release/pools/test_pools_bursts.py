@@ -28,9 +28,9 @@ def handler(event, context):
 async def test_a_burst_of_short_calls_starts_few_pods(new_function: Callable[..., Any], pools: Any) -> None:
     """Fission specialized 88 pods for one function in fission#3559.
 
-    How many DESIGN's rule says depends on how long the calls took, which a busy machine makes longer: the gateways' mean is
-    at most the longest. What the Deployment wants is bound by that, not the pods there are: for a moment, those begun in
-    the place of adopted ones are there too.
+    How many pods the claiming rule allows depends on how long the calls took, and a busy machine makes them longer: the
+    gateways' mean is at most the longest call. This limits the replicas that the Deployment wants, not the pods that
+    exist: for a moment, the pods created in place of adopted ones exist too.
     """
     burst = 200
     spec = ScalingSpec(min_replicas=0, max_replicas=50, keep_warm=120, concurrency=1)
@@ -42,7 +42,7 @@ async def test_a_burst_of_short_calls_starts_few_pods(new_function: Callable[...
     assert len(used) <= 8, f"{len(used)} pods for {burst} short calls"
     assert any(name.startswith(POOL) for name in used)
     longest = max(_duration(answer) for answer in answers)
-    in_flight = GATEWAYS * len(used)  # at most: each gateway tells of its own
+    in_flight = GATEWAYS * len(used)  # at most: each gateway reports its own
     demand = FunctionDemand(
         function.namespace, function.name, in_flight=in_flight, waiting=burst - in_flight, mean_duration=longest
     )

@@ -1,4 +1,5 @@
-"""An adopted pod's twin, which its ReplicaSet had begun in its place, goes at once: each time, whenever it is deleted."""
+"""The twin of an adopted pod, which its ReplicaSet had created in its place, ends quickly each time, whenever it is
+deleted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,8 @@ def handler(event, context):
 """
 ADOPTIONS = 5
 STOP_SECONDS = 12
-"""For a pod that was told to stop in its first moments: a second's delay, the kubelet's own work, and a slow machine. Its
-grace period is far longer."""
+"""The time that a pod gets if it must stop right after its creation: a second's delay, the kubelet's own work, and a
+slow machine. Its grace period is far longer."""
 
 
 async def test_no_twin_stays(new_function: Callable[..., Any], pools: Any, one_pod: dict[str, Any]) -> None:
