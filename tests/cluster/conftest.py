@@ -7,10 +7,10 @@ cluster of `../shared/cluster` that is the default, made by `make nats-image`). 
 `KAPPA_TEST_NAMESPACES=a,b,c` names some that exist: tests then use those, and the chart serves those alone. That needs
 one worker (`make test-cluster WORKERS=0`).
 
-Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. Tests that stop, restart
-or kill parts of it are in files marked `alone`: no other test of `release/` and `chaos/` runs meanwhile. Tests of this
-folder itself bring an operator of their own or need none, and go on. Only files marked `alone("cluster")` keep them out
-too: their tests change the CRD, or assert how fast something is.
+Workers of pytest-xdist share one installation of the chart: the first that needs it installs it. Tests that stop,
+restart or kill parts of it are in files marked `alone`: no other test of `release/` and `chaos/` runs meanwhile. Tests
+of this folder itself bring an operator of their own or need none, and go on. Only files marked `alone("cluster")` keep
+them out too: their tests change the CRD, or assert how fast something is.
 """
 
 import json
@@ -45,8 +45,9 @@ NAMESPACES = [name for name in os.environ.get("KAPPA_TEST_NAMESPACES", "").split
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation; those that need
-    the whole cluster come when others have fewest. What one worker does as a whole begins before what any worker can do."""
+    """Tests that are `alone` come first: meanwhile other workers have the tests that need no installation; those that
+    need the whole cluster come when others have fewest. What one worker does as a whole begins before what any worker
+    can do."""
 
     def rank(item: pytest.Item) -> tuple[int, bool, bool]:
         order = (Use.ALONE, None, Use.SHARED)

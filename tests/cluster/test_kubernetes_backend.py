@@ -179,8 +179,8 @@ async def test_the_whole_cluster_and_a_list_of_namespaces(
 async def test_a_place_that_is_too_old_is_answered_with_410_as_an_event(crd: None, kubeconfig: str) -> None:
     """What the reflector's new list rests on, and the contract tests' fake imitates.
 
-    The API server knows no Functions from before their CRD came, so version 1 is too old however young the cluster is. Of
-    pods it may still know everything.
+    The API server knows no Functions from before their CRD came, so version 1 is too old however young the cluster is.
+    Of pods it may still know everything.
     """
     async with Connection("kappa-test", kubeconfig=kubeconfig) as connection:
         client = Client(connection, "kappa-test")

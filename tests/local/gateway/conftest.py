@@ -17,7 +17,7 @@ from kappa_gateway.pods.platform import Pod, Sink
 from kappa_gateway.settings import Settings
 
 PATIENCE = 30.0
-"""Seconds for an answer: a thousand clients, pods and the gateway share one loop, on a machine that may have much else to do."""
+"""Seconds for an answer: a thousand clients, pods and the gateway share one loop, on a machine that may be busy."""
 Responder = Callable[["Request"], Awaitable[bytes | None]]
 
 

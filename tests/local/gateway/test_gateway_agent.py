@@ -26,7 +26,8 @@ def handler(event, context):
     if event.get("exit"):
         os._exit(3)
     if "requestContext" in event:
-        return {"statusCode": 418, "headers": {"x-method": event["requestContext"]["http"]["method"]}, "body": event.get("body", "-")}
+        method = event["requestContext"]["http"]["method"]
+        return {"statusCode": 418, "headers": {"x-method": method}, "body": event.get("body", "-")}
     return {"event": event, "id": context.aws_request_id, "arn": context.invoked_function_arn,
             "custom": context.client_context.custom if context.client_context else None}
 """

@@ -104,7 +104,8 @@ async def test_phases_of_a_real_process_add_up_on_the_pools_path(pools, tools, t
     try:
         pools.run.sink.put_pool_pod(pod)
         await tools.eventually(lambda: pools.free)
-        code = "import os\n\ndef handler(event, context):\n    return {'env': os.environ['GREETING'], 'id': context.aws_request_id}\n"
+        answer = "{'env': os.environ['GREETING'], 'id': context.aws_request_id}"
+        code = f"import os\n\ndef handler(event, context):\n    return {answer}\n"
         pools.run.sink.put_function(
             pool_function(
                 tools, code={"inline": code}, env=[{"name": "A", "value": "x"}, {"name": "GREETING", "value": "$(A)y"}]

@@ -1,4 +1,4 @@
-"""Gateways of which one claims for each function and the others pass requests on to it, over their real internal ports."""
+"""Several gateways: one claims for each function, the others pass requests on to it over its real internal port."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Cold starts from a pool, against pool pods in this process that take, refuse, break and vanish, and against real ones."""
+"""Cold starts from a pool: with pool pods in this process that accept, refuse, break or vanish, and with real ones."""
 
 import asyncio
 import dataclasses

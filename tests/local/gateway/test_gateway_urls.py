@@ -15,7 +15,8 @@ async def test_a_lambda_function_gets_an_event_and_answers_with_a_response(gatew
                     "statusCode": 201,
                     "headers": {"Content-Type": "text/plain", "X-Path": event["rawPath"]},
                     "cookies": ["a=1", "b=2"],
-                    "body": f"{event['requestContext']['http']['method']} {event['body']} {event['queryStringParameters']['q']}",
+                    "body": f"{event['requestContext']['http']['method']} {event['body']} "
+                    f"{event['queryStringParameters']['q']}",
                 }
             ).encode()
         )
@@ -280,7 +281,8 @@ async def test_a_websocket_is_passed_on_both_ways(gateway, tools):
     function = gateway.gateway.functions.get("default", "web")
     client = await gateway.connect()
     await client.send(
-        b"GET /fn/default/web/chat?room=1 HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n"
+        b"GET /fn/default/web/chat?room=1 HTTP/1.1\r\nhost: x\r\n"
+        b"connection: keep-alive, Upgrade\r\nupgrade: websocket\r\n"
         b"sec-websocket-key: k\r\nsec-websocket-version: 13\r\n\r\n"
     )
     head = await client.head()
