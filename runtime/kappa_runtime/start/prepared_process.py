@@ -57,9 +57,10 @@ def import_client(runtime: str, api_port: int) -> Imported:
     """Import Lambda's client, which reads these variables when it is imported."""
     os.environ["AWS_LAMBDA_RUNTIME_API"] = f"127.0.0.1:{api_port}"
     os.environ["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{runtime}"
-    from awslambdaric import bootstrap  # noqa: F401
+    from kappa_runtime.start import python_runtime
 
-    from kappa_runtime.start import python_runtime  # noqa: F401
+    python_runtime.ensure_runtime_client()
+    from awslambdaric import bootstrap  # noqa: F401
 
     for name in ("AWS_LAMBDA_RUNTIME_API", "AWS_EXECUTION_ENV"):
         del os.environ[name]

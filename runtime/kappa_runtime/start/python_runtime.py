@@ -10,7 +10,19 @@ import os
 import sys
 
 
+def ensure_runtime_client() -> None:
+    """Call it before awslambdaric is imported, which does without its native module where that is missing, but then
+    cannot serve: AWS builds it for Linux alone."""
+    try:
+        import runtime_client  # noqa: F401
+    except ImportError:
+        from kappa_runtime.start import http_runtime_client
+
+        sys.modules["runtime_client"] = http_runtime_client
+
+
 def main() -> int:
+    ensure_runtime_client()
     from awslambdaric import bootstrap
     from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
 
