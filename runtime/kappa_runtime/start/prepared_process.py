@@ -37,8 +37,9 @@ def handler(event, context):
 class Imported:
     """What the process has imported: as an ordinary start does before the function's code, and more since."""
 
-    def __init__(self) -> None:
-        self._base = frozenset(sys.modules)
+    def __init__(self, more: frozenset[str] = frozenset()) -> None:
+        """`more`: what is imported by now but not so in an ordinary start on Linux."""
+        self._base = frozenset(sys.modules) - more
 
     def make_way(self, task_root: str) -> None:
         """Remove what was imported early where the function has a module of that name, which would come first."""
@@ -59,12 +60,12 @@ def import_client(runtime: str, api_port: int) -> Imported:
     os.environ["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{runtime}"
     from kappa_runtime.start import python_runtime
 
-    python_runtime.ensure_runtime_client()
+    more = python_runtime.ensure_runtime_client()
     from awslambdaric import bootstrap  # noqa: F401
 
     for name in ("AWS_LAMBDA_RUNTIME_API", "AWS_EXECUTION_ENV"):
         del os.environ[name]
-    return Imported()
+    return Imported(more)
 
 
 def import_modules(names: Iterable[str]) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+import zipfile
+from io import BytesIO
 
 import other_system
 import pytest
@@ -156,3 +158,20 @@ def test_a_default_timeout_of_the_functions_sockets_does_not_end_the_wait(agents
     first = agent.invoke({}).json
     assert agent.invoke({}).json == first
     assert agent.runtimes() == [first]
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "prepared"])
+def test_a_functions_own_module_comes_before_the_standard_librarys(agents, start):
+    code = "import email, http, calendar\ndef handler(event, context):\n    return [email.OWN, http.OWN, calendar.OWN]"
+    files = {"email.py": "OWN = 1", "http/__init__.py": "OWN = 2", "calendar.py": "OWN = 3"}
+    if start == "prepared":
+        agent = agents.start_pool()
+        content = BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for name, text in {"main.py": code, **files}.items():
+                archive.writestr(name, text)
+        assert agent.specialize("", zipped=content.getvalue(), code_inline="").json == [1, 2, 3]
+    else:
+        agent = agents.start(code, files=files, env={"PYTHONNODEBUGRANGES": "1"} if start == "spawn" else {})
+    for _ in range(3):
+        assert agent.invoke({}).json == [1, 2, 3]
