@@ -92,8 +92,15 @@ class Answer:
 class KappaLocal:
     """A running `kappa local up`; `port` and `url` are known after `start`."""
 
-    def __init__(self, *paths: Path, options: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *paths: Path,
+        options: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
         self.paths = paths
+        self._python = python
         self.options = options
         self.output = ""
         self.port = 0
@@ -120,7 +127,7 @@ class KappaLocal:
     async def spawn(self) -> None:
         port = () if "--port" in self.options else ("--port", "0")
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            self._python,
             "-m",
             "kappa_cli.main",
             "local",

@@ -37,8 +37,9 @@ def handler(event, context):
 class Imported:
     """What the process has imported: as an ordinary start does before the function's code, and more since."""
 
-    def __init__(self) -> None:
-        self._base = frozenset(sys.modules)
+    def __init__(self, more: frozenset[str] = frozenset()) -> None:
+        """`more`: what is imported by now but not so in an ordinary start on Linux."""
+        self._base = frozenset(sys.modules) - more
 
     def make_way(self, task_root: str) -> None:
         """Remove what was imported early where the function has a module of that name, which would come first."""
@@ -57,13 +58,14 @@ def import_client(runtime: str, api_port: int) -> Imported:
     """Import Lambda's client, which reads these variables when it is imported."""
     os.environ["AWS_LAMBDA_RUNTIME_API"] = f"127.0.0.1:{api_port}"
     os.environ["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{runtime}"
-    from awslambdaric import bootstrap  # noqa: F401
+    from kappa_runtime.start import python_runtime
 
-    from kappa_runtime.start import python_runtime  # noqa: F401
+    more = python_runtime.ensure_runtime_client()
+    from awslambdaric import bootstrap  # noqa: F401
 
     for name in ("AWS_LAMBDA_RUNTIME_API", "AWS_EXECUTION_ENV"):
         del os.environ[name]
-    return Imported()
+    return Imported(more)
 
 
 def import_modules(names: Iterable[str]) -> None:

@@ -3,11 +3,10 @@
 import asyncio
 import base64
 import json
-import os
-import sys
 
 import boto3
 import pytest
+from agents import launch
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -36,7 +35,6 @@ def handler(event, context):
 @pytest.fixture
 async def agent(tools, tmp_path):
     """A gateway with one function, `hello`, whose pod is a real agent with two runtime processes."""
-    read, write = os.pipe()
     config = AgentConfig(
         function_name="hello",
         runtime="python3.13",
@@ -46,23 +44,11 @@ async def agent(tools, tmp_path):
         host="127.0.0.1",
         port=0,
         runtime_api_port=0,
-        announce_fd=write,
         parent_death=True,
         concurrency=2,
         timeout=2.0,
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "kappa_runtime",
-        env={**os.environ, **config.to_env()},
-        pass_fds=[write],
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    os.close(write)
-    with os.fdopen(read) as announced:
-        port = json.loads(await asyncio.to_thread(announced.readline))["port"]
+    process, port = launch(config, tmp_path, tmp_path / "log")
     backend = tools.backend()
     backend.functions = [tools.function(timeout="2s", concurrency=2)]
     try:
@@ -71,7 +57,7 @@ async def agent(tools, tmp_path):
             yield gateway
     finally:
         process.terminate()
-        await process.wait()
+        process.wait()
 
 
 @pytest.fixture

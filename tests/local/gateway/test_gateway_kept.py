@@ -1,11 +1,9 @@
 """The search for the answer to an event whose gateway died, among pods of all kinds."""
 
 import asyncio
-import json
-import os
-import sys
 
 import pytest
+from agents import launch
 
 from kappa_core import wire
 from kappa_core.agent_config import AgentConfig
@@ -245,7 +243,6 @@ def handler(event, context):
 @pytest.fixture
 async def agent(tmp_path):
     """(the process, its port) of an agent with two slots."""
-    read, write = os.pipe()
     config = AgentConfig(
         function_name="hello",
         runtime="python3.13",
@@ -255,28 +252,15 @@ async def agent(tmp_path):
         host="127.0.0.1",
         port=0,
         runtime_api_port=0,
-        announce_fd=write,
         concurrency=2,
         timeout=5.0,
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "kappa_runtime",
-        env={**os.environ, **config.to_env(), "RUNS": str(tmp_path / "runs")},
-        pass_fds=[write],
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    os.close(write)
-    with os.fdopen(read) as announced:
-        port = json.loads(await asyncio.to_thread(announced.readline))["port"]
+    process, port = launch(config, tmp_path, tmp_path / "log", env={"RUNS": str(tmp_path / "runs")})
     try:
         yield process, port
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        process.kill()
+        process.wait()
 
 
 async def test_a_run_outlives_its_gateway_and_is_found(gateway, agent, tools, tmp_path):
@@ -312,5 +296,4 @@ async def test_a_run_outlives_its_gateway_and_is_found(gateway, agent, tools, tm
     assert await look(gateway, "two", 2) is None
     assert sorted(runs.read_text().split()) == ["one", "two"]
     process.terminate()
-    async with asyncio.timeout(10):
-        assert await process.wait() == 0
+    assert await asyncio.to_thread(process.wait, 10) == 0

@@ -3,12 +3,12 @@ nothing runs twice."""
 
 import asyncio
 import json
-import os
 import random
 import sys
 from collections import Counter
 
 import pytest
+from agents import launch
 from nats_server import NatsServer
 
 from kappa_core.agent_config import AgentConfig
@@ -53,7 +53,6 @@ async def agents(tmp_path):
     for number in range(2):
         folder = tmp_path / f"task{number}"
         folder.mkdir()
-        read, write = os.pipe()
         config = AgentConfig(
             function_name="hello",
             runtime="python3.13",
@@ -63,27 +62,15 @@ async def agents(tmp_path):
             host="127.0.0.1",
             port=0,
             runtime_api_port=0,
-            announce_fd=write,
             concurrency=2,
         )
-        processes.append(
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "kappa_runtime",
-                env={**os.environ, **config.to_env(), "RUNS": str(tmp_path / "runs")},
-                pass_fds=[write],
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-            )
-        )
-        os.close(write)
-        with os.fdopen(read) as announced:
-            ports.append(json.loads(await asyncio.to_thread(announced.readline))["port"])
+        process, port = launch(config, folder, tmp_path / f"log{number}", env={"RUNS": str(tmp_path / "runs")})
+        processes.append(process)
+        ports.append(port)
     yield ports
     for process in processes:
         process.kill()
-        await process.wait()
+        process.wait()
 
 
 class Killable:

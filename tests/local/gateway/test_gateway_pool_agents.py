@@ -1,12 +1,10 @@
 """Starts from the pool, and ones beside it, with the agent's real processes."""
 
 import asyncio
-import json
-import os
-import sys
 import time
 
 import pytest
+from agents import launch
 from pool_pods import KEY, RUNTIME, parts, pool_function
 
 from kappa_core import containers, wire
@@ -17,7 +15,6 @@ from kappa_gateway.pods.warm.signing import Signer
 
 async def agent(tmp_path, number):
     """A real agent in a pool; the process and what the platform would say of it."""
-    read_end, write_end = os.pipe()
     root = tmp_path / f"task-{number}"
     root.mkdir()
     config = PoolConfig(
@@ -28,22 +25,10 @@ async def agent(tmp_path, number):
         host="127.0.0.1",
         port=0,
         runtime_api_port=0,
-        announce_fd=write_end,
         parent_death=True,
     )
-    process, port = await start(config, read_end, write_end)
+    process, port = await asyncio.to_thread(launch, config, tmp_path, tmp_path / f"log-{number}")
     return process, PoolPod("default", RUNTIME, f"pool-{number}", f"uid-{number}", "127.0.0.1", port)
-
-
-async def start(config, read_end, write_end):
-    """An agent's process, and its port."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "kappa_runtime",
-        env={"PATH": os.environ["PATH"], **config.to_env()}, pass_fds=(write_end,), stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(write_end)
-    with os.fdopen(read_end) as announced:
-        return process, json.loads(await asyncio.to_thread(announced.readline))["port"]
 
 
 async def test_phases_of_a_real_process_add_up_on_the_deployments_path(pools, tools, tmp_path):
@@ -53,11 +38,10 @@ async def test_phases_of_a_real_process_add_up_on_the_deployments_path(pools, to
     waiting = asyncio.create_task(pools.run.invoke())
     await tools.eventually(lambda: pools.function().waiters)
     pools.run.sink.put_pod(Pod("default", "own", "hello", None, 8080, 1, "lambda"))
-    read_end, write_end = os.pipe()
     config = containers.agent_config(function, containers.Platform(region="us-east-1", account="000000000000")).replace(
-        task_root=str(tmp_path), host="127.0.0.1", port=0, runtime_api_port=0, announce_fd=write_end, parent_death=True
+        task_root=str(tmp_path), host="127.0.0.1", port=0, runtime_api_port=0, parent_death=True
     )
-    process, port = await start(config, read_end, write_end)
+    process, port = await asyncio.to_thread(launch, config, tmp_path, tmp_path / "log")
     try:
         pools.run.sink.put_pod(Pod("default", "own", "hello", "127.0.0.1", port, 1, "lambda"))
         got = await waiting
@@ -70,7 +54,7 @@ async def test_phases_of_a_real_process_add_up_on_the_deployments_path(pools, to
         assert 20 <= found["run"] < total <= took
     finally:
         process.kill()
-        await process.wait()
+        await asyncio.to_thread(process.wait)
 
 
 async def test_a_real_pod_with_concurrency_runs_that_many_at_once(pools, tools, tmp_path):
@@ -96,7 +80,7 @@ async def test_a_real_pod_with_concurrency_runs_that_many_at_once(pools, tools, 
         assert list(pools.function().pods) == ["pool-0"]
     finally:
         process.kill()
-        await process.wait()
+        await asyncio.to_thread(process.wait)
 
 
 async def test_phases_of_a_real_process_add_up_on_the_pools_path(pools, tools, tmp_path):
@@ -124,4 +108,4 @@ async def test_phases_of_a_real_process_add_up_on_the_pools_path(pools, tools, t
         assert found["run"] > 0
     finally:
         process.kill()
-        await process.wait()
+        await asyncio.to_thread(process.wait)

@@ -7,28 +7,12 @@ import sys
 import zipfile
 from io import BytesIO
 
+import other_system
 import pytest
 from agents import Agents
 
 from kappa_core import wire
 
-AS_ELSEWHERE = """
-import os, runpy, select, sys
-sys.platform = "darwin"
-from kappa_runtime import platform
-sys.platform = "linux"
-for module, names in ((os, ("pipe2", "waitid", "closerange", "memfd_create")), (select, ("epoll",))):
-    for name in names:
-        delattr(module, name)
-import selectors
-selectors.DefaultSelector = getattr(selectors, "{selector}")
-real_open = os.open
-def open_nothing_of_proc(path, *args, **more):
-    assert not str(path).startswith("/proc"), path
-    return real_open(path, *args, **more)
-os.open = open_nothing_of_proc
-runpy.run_module("kappa_runtime", run_name="__main__", alter_sys=True)
-"""
 CODE = """
 import os, time
 
@@ -47,9 +31,14 @@ def handler(event, context):
 """
 
 
-@pytest.fixture(params=["SelectSelector", "PollSelector"])
+@pytest.fixture(
+    params=[("SelectSelector", other_system.WITHOUT_NATIVE_CLIENT), ("SelectSelector", ""), ("PollSelector", "")],
+    ids=["as on macOS", "select", "poll"],
+)
 def agents(request, tmp_path):
-    running = Agents(tmp_path, (sys.executable, "-I", "-c", AS_ELSEWHERE.format(selector=request.param)))
+    selector, more = request.param
+    python = other_system.python(tmp_path, other_system.PORTABLE, more, selector=selector)
+    running = Agents(tmp_path, (python, "-m", "kappa_runtime"))
     yield running
     running.stop()
 
