@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kappa_gateway.events.destinations import signing
 
 MASTER = "the-installations-key"
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "destinations.md"
+PAGE = Path(__file__).resolve().parents[5] / "docs" / "destinations.md"
 Verify = Callable[[Mapping[str, str], bytes, str], bytes]
 
 
