@@ -135,7 +135,8 @@ class FakeTransport(asyncio.Transport):
 
     def deliver(self, data):
         """The other end sends this."""
-        self.loop.call_soon(self._receive, data)
+        if data:
+            self.loop.call_soon(self._receive, data)
 
     def break_off(self, error=None):
         """The other end closes: seen in the loop's next turn."""
