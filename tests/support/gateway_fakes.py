@@ -15,6 +15,13 @@ from event_fakes import make_manifest
 from kappa_core import wire
 from kappa_core.function import Function
 from kappa_core.specialize import read
+from kappa_gateway.edge.asgi import CLIENT
+from kappa_gateway.edge.async_intake import AsyncIntake
+from kappa_gateway.edge.bodies import BodyMemory
+from kappa_gateway.edge.function_urls import FunctionUrls
+from kappa_gateway.edge.internal import InternalApp
+from kappa_gateway.edge.lambda_api import LambdaApi
+from kappa_gateway.edge.lookup import Lookup
 from kappa_gateway.invoke.invocation import Invocation
 from kappa_gateway.invoke.invoker import Invoker
 from kappa_gateway.invoke.peers import Peers
@@ -449,3 +456,123 @@ async def whole(connection):
     while (chunk := await connection.chunk()) is not None:
         body += chunk
     return body
+
+
+# -- the edge
+
+
+class FakeClient:
+    """The connection that a request came over, as the edge sees it."""
+
+    def __init__(self, body_is_here=True):
+        self.body_is_here, self.answer_has_begun = body_is_here, False
+        self.on_disconnect = None
+        self.aborted = False
+
+    def abort(self):
+        self.aborted = True
+
+
+class Call:
+    """One request to an ASGI app. `pieces`: its body as it comes; what comes after them is awaited for ever, or is the
+    caller's leaving once `leave` was called."""
+
+    def __init__(self, method, path, *pieces, headers=None, query="", body_is_here=None, length=True):
+        self.pieces = list(pieces or (b"",))
+        here = len(self.pieces) == 1 if body_is_here is None else body_is_here
+        self.client = FakeClient(here)
+        self.left = asyncio.Event()
+        lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        if length:
+            lines.append((b"content-length", b"%d" % sum(map(len, self.pieces))))
+        self.scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode("latin-1"),
+            "query_string": query.encode("latin-1"),
+            "http_version": "1.1",
+            "scheme": "http",
+            "headers": [(b"host", b"gateway.example.com"), *lines],
+            "client": ("192.0.2.1", 4711),
+            CLIENT: self.client,
+        }
+        self.status, self.headers, self.body, self.is_complete = 0, {}, b"", False
+
+    async def receive(self):
+        if self.pieces:
+            return {"type": "http.request", "body": self.pieces.pop(0), "more_body": bool(self.pieces)}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        if message["type"] == "http.response.start":
+            assert not self.status, "an answer begins once"
+            self.status = message["status"]
+            self.headers = {name.decode().lower(): value.decode("latin-1") for name, value in message["headers"]}
+            self.client.answer_has_begun = True
+        else:
+            assert self.status and not self.is_complete
+            self.body += message.get("body", b"")
+            self.is_complete = not message.get("more_body")
+
+    def leave(self):
+        self.left.set()
+        if self.client.on_disconnect is not None:
+            self.client.on_disconnect()
+
+    def json(self):
+        return json.loads(self.body)
+
+    async def to(self, app):
+        """Has the app serve it, to the end of what it does after the answer."""
+        await app(self.scope, self.receive, self.send)
+        await asyncio.sleep(0)
+        return self
+
+
+class FakeIntake:
+    """Stores events in a list. `known`: ids that it says it has already; `error`: raised instead."""
+
+    def __init__(self):
+        self.stored, self.known, self.error = [], set(), None
+
+    async def enqueue(self, function, request_id, payload, attributes, *, keyed):
+        if self.error is not None:
+            raise self.error
+        if request_id in self.known:
+            return False
+        self.stored.append((function.key, request_id, payload, attributes, keyed))
+        return True
+
+
+class Edge(Invoking):
+    """The ASGI apps over `invoke`. `has_queue` False: without asynchronous invocations."""
+
+    def __init__(self, *, has_queue=True, settings=None, **how):
+        super().__init__(**how)
+        self.settings = Settings(name=GATEWAY, **(settings or {}))
+        self.refused = []
+        self.bodies = BodyMemory(self.settings.body_memory_bytes)
+        self.lookup = Lookup(self.functions, self.refused.append)
+        self.intake = FakeIntake() if has_queue else None
+        parts = (self.lookup, self.invoker, AsyncIntake(self.intake, self.bodies, self.settings), self.bodies)
+        self.lambda_api = LambdaApi(*parts, self.settings)
+        self.function_urls = FunctionUrls(*parts, self.settings)
+        self.notified = []
+        self.internal = InternalApp(
+            self.demand,
+            self.code,
+            self.functions,
+            self.invoker,
+            self.peers,
+            self.bodies,
+            self.settings,
+            self.notified.append,
+        )
+
+    def is_idle(self):
+        function = self.function
+        return not (function.in_flight or function.waiters or self.upstream.active) and (
+            self.bodies.free == self.bodies.limit
+        )

@@ -4,7 +4,7 @@ import sys
 import time
 
 import pytest
-from gateway_fakes import Cluster, Invoking, VirtualLoop, VirtualTime
+from gateway_fakes import Cluster, Edge, Invoking, VirtualLoop, VirtualTime
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -44,4 +44,11 @@ async def cluster():
 async def invoking():
     """Makes an `Invoking`, in the same way."""
     async for make in _made(Invoking):
+        yield make
+
+
+@pytest.fixture
+async def edge():
+    """Makes an `Edge`, in the same way."""
+    async for make in _made(Edge):
         yield make
