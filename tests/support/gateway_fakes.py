@@ -1,7 +1,8 @@
 """What the gateway's layers stand on in unit tests: time that a test moves, and a network that is in memory.
 
-Everything above is the gateway's own code. `VirtualLoop` takes no time to wait: where nothing else is to be done, its clock
-jumps to the next timer. `loop.network` holds the servers that can be dialled; `FakePod` is one, which answers as an agent.
+Everything above that is the gateway's own code. `VirtualLoop` waits without taking time: where nothing else is to be
+done, its clock jumps to the next timer. `loop.network` holds the servers that can be dialled. `FakePod` is one that
+answers as an agent.
 """
 
 import asyncio
@@ -98,7 +99,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if server is None or not server.accepts:
             raise ConnectionRefusedError(f"{host}:{port} refuses connections")
         while server.hangs:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - tests set it like any other field
         protocol = factory()
         return server.connect(self, protocol), protocol
 
@@ -512,7 +513,8 @@ class Call:
             self.headers = {name.decode().lower(): value.decode("latin-1") for name, value in message["headers"]}
             self.client.answer_has_begun = True
         else:
-            assert self.status and not self.is_complete
+            assert self.status
+            assert not self.is_complete
             self.body += message.get("body", b"")
             self.is_complete = not message.get("more_body")
 

@@ -15,7 +15,7 @@ LIMIT = 4 * FREE_BYTES
 
 
 def body(*messages, memory=None, length=None):
-    """A body whose reader gets these messages: bytes, an exception's place of waiting (None), or the caller's leaving."""
+    """A body that comes as these messages: bytes, None for what never comes, or "leave"."""
     given = list(messages)
 
     async def receive():

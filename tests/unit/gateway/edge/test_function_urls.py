@@ -93,7 +93,11 @@ async def test_a_function_error_says_its_type_and_not_its_message(edge, error, k
     world = edge()
     await world.add(answers(error, **{wire.FUNCTION_ERROR: "Unhandled"}))
     got = await call(world)
-    assert (got.status, got.headers["x-amzn-errortype"], got.json()) == (502, kind, {"message": "Internal Server Error"})
+    assert (got.status, got.headers["x-amzn-errortype"], got.json()) == (
+        502,
+        kind,
+        {"message": "Internal Server Error"},
+    )
     assert counted(world) == {("FunctionUrl", "function_error"): 1}
 
 

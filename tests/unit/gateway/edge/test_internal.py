@@ -158,9 +158,7 @@ async def test_a_backlog_is_passed_to_whoever_receives_the_events(edge):
     assert world.notified == [world.function]
 
 
-@pytest.mark.parametrize(
-    ("answer", "kind"), [(lambda _: None, PodLost), (lambda _: b"SSH-2.0\r\n", errors.BadAnswer)]
-)
+@pytest.mark.parametrize(("answer", "kind"), [(lambda _: None, PodLost), (lambda _: b"SSH-2.0\r\n", errors.BadAnswer)])
 async def test_errors_are_the_other_gateways(edge, answer, kind):
     world = edge()
     await world.add(FakePod(answer))

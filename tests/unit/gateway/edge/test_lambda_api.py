@@ -273,7 +273,9 @@ async def test_a_key_that_is_none(edge, key):
     got = await call(world, "hello", b"{}", **EVENT, kappa_idempotency_key=key)
     assert got.status == 400
     assert world.intake.stored == []
-    assert (await call(world, "hello", b"{}", **EVENT, amz_sdk_invocation_id=key)).status == 202, "not the caller's fault"
+    assert (await call(world, "hello", b"{}", **EVENT, amz_sdk_invocation_id=key)).status == 202, (
+        "not the caller's fault"
+    )
 
 
 @pytest.mark.parametrize(

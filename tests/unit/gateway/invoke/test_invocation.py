@@ -1,6 +1,7 @@
 """One invocation's way through pods that answer, refuse, break or are not there, and what is left when it has ended."""
 
 import asyncio
+import itertools
 import math
 
 import pytest
@@ -226,7 +227,7 @@ async def test_a_busy_pod_is_asked_again_after_a_pause_that_doubles(invoking):
 
     await world.add(FakePod(busy))
     assert (await call(world, b"1"))[0] == b"1"
-    pauses = [round(later - earlier, 2) for earlier, later in zip(asked, asked[1:], strict=False)]
+    pauses = [round(later - earlier, 2) for earlier, later in itertools.pairwise(asked)]
     assert pauses == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.32]
 
 

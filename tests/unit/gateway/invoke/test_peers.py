@@ -2,7 +2,7 @@
 
 import pytest
 from gateway_fakes import KEY, FakePod, VirtualTime, response, until
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kappa_core import wire
@@ -62,6 +62,8 @@ def test_a_proof_is_for_one_request_of_one_function_by_one_key(function, request
     assert not peers(key=key).is_valid(proof_of(peers()), function, request_id)
 
 
+@example("\u00b2.ab")
+@example("9" * 5000 + ".ab")
 @given(st.text(max_size=100))
 def test_no_other_text_is_a_proof(text):
     assert not peers().is_valid(text, "default/hello", "id-1")

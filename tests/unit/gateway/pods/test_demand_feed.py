@@ -1,6 +1,7 @@
 """The demand feed: who is reported, with which figures, when, and to how many readers."""
 
 import asyncio
+import itertools
 
 import pytest
 from gateway_fakes import GATEWAY, manifest
@@ -132,7 +133,7 @@ async def test_a_full_report_comes_each_second():
     for _ in range(3):
         assert (await anext(reports)).full
         times.append(loop.time())
-    assert [round(later - earlier, 3) for earlier, later in zip(times, times[1:], strict=False)] == [1.0, 1.0]
+    assert [round(later - earlier, 3) for earlier, later in itertools.pairwise(times)] == [1.0, 1.0]
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await reports.aclose()

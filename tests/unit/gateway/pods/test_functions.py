@@ -121,7 +121,13 @@ def eligible(path="Pool", observed=1):
 
 @pytest.mark.parametrize(
     ("given", "is_eligible"),
-    [(eligible(), True), (eligible("Deployment"), False), (eligible(observed=0), False), (manifest(), False), (None, False)],
+    [
+        (eligible(), True),
+        (eligible("Deployment"), False),
+        (eligible(observed=0), False),
+        (manifest(), False),
+        (None, False),
+    ],
 )
 def test_who_may_start_from_a_pool(given, is_eligible):
     state = FunctionState("default", "hello")

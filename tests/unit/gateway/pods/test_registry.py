@@ -1,4 +1,4 @@
-"""What a backend reports, applied: functions and pods that come, change, move and go, in any order and any number of times."""
+"""What a backend reports, applied: functions and pods that come, change, move and go, in any order."""
 
 import asyncio
 
@@ -98,7 +98,9 @@ async def test_the_same_report_again_changes_nothing(cluster):
 
 
 @pytest.mark.parametrize(
-    "change", [{"host": "10.0.0.8"}, {"function": "other"}, {"protocol": "http"}], ids=["address", "function", "protocol"]
+    "change",
+    [{"host": "10.0.0.8"}, {"function": "other"}, {"protocol": "http"}],
+    ids=["address", "function", "protocol"],
 )
 async def test_what_was_learned_of_another_pod_is_void(cluster, change):
     world = cluster()
@@ -195,7 +197,11 @@ STEP = st.one_of(
     st.tuples(st.just("put_function"), st.sampled_from(["hello", "other"])),
     st.tuples(st.just("remove_function"), st.sampled_from(["hello", "other"])),
     st.tuples(
-        st.just("put_pod"), NAMES, st.sampled_from(["hello", "other"]), st.sampled_from([None, "10.1.0.1"]), st.booleans()
+        st.just("put_pod"),
+        NAMES,
+        st.sampled_from(["hello", "other"]),
+        st.sampled_from([None, "10.1.0.1"]),
+        st.booleans(),
     ),
     st.tuples(st.just("remove_pod"), NAMES),
     st.tuples(st.just("replace_pods"), st.sets(NAMES)),

@@ -1,6 +1,7 @@
 """One HTTP/1.1 connection: answers however their bytes are cut, back-pressure, and every way in which it can end."""
 
 import asyncio
+import itertools
 
 import pytest
 from gateway_fakes import FakeTransport, VirtualTime, whole
@@ -50,6 +51,11 @@ class Line:
             await asyncio.sleep(0)
 
 
+async def answer_of(connection):
+    await connection.head()
+    return await whole(connection)
+
+
 def run(scenario):
     """For property tests, which make their own loop for each example."""
     return asyncio.run(scenario)
@@ -66,7 +72,7 @@ def test_an_answer_is_the_same_however_its_bytes_are_cut(answer, cuts):
     async def scenario():
         line = Line()
         places = sorted({0, len(answer), *(cut % (len(answer) + 1) for cut in cuts)})
-        await line.receive(*(answer[begin:end] for begin, end in zip(places, places[1:], strict=False)))
+        await line.receive(*(answer[begin:end] for begin, end in itertools.pairwise(places)))
         await line.connection.head()
         status, headers = line.connection.status, line.connection.headers
         body = await whole(line.connection)
@@ -132,8 +138,7 @@ def test_an_answer_that_breaks_off_anywhere_is_lost_and_names_the_function_and_t
         await line.receive(answer[:cut])
         line.transport.break_off()
         with pytest.raises(PodLost, match=r"default/hello: .*pod p.*may have run"):
-            await line.connection.head()
-            await whole(line.connection)
+            await answer_of(line.connection)
         assert line.connection.received is (cut > 0)
         line.connection.finish()
         assert "keep" not in line.owner.heard

@@ -1,4 +1,4 @@
-"""Signatures of what goes to web addresses, held against Standard Webhooks' rules and the receiver that the docs show."""
+"""Signatures of what goes to web addresses, by Standard Webhooks' rules and the receiver that the docs show."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""The cache of archives: what it keeps, what it drops, and where it sends a pod for what does not travel with the request."""
+"""The cache of archives: what it keeps and drops, and where it sends a pod for what the request does not carry."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,6 @@ from kappa_core.agent_config import AgentConfig
 from kappa_core.function import ArchiveCode
 from kappa_gateway.pods.warm.code import IN_BODY_BYTES, CodeCache
 from kappa_gateway.settings import Settings
-
 
 SMALL = Settings(code_cache_bytes=10_000)
 

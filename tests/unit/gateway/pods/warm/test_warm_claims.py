@@ -26,7 +26,9 @@ async def claimed(cluster, **spec):
 def as_functions(state, **more):
     """The platform shows the claimed pod with its function's label."""
     observed = state.observed
-    return Pod("default", state.name, "hello", observed.host, observed.port, more.pop("concurrency", 1), "lambda", **more)
+    return Pod(
+        "default", state.name, "hello", observed.host, observed.port, more.pop("concurrency", 1), "lambda", **more
+    )
 
 
 def is_forgotten(world, state):
@@ -201,7 +203,7 @@ async def reports_of(world):
 
     async def follow():
         async for report in world.demand.subscribe():
-            found.append(report)
+            found.append(report)  # noqa: PERF401 - it never ends
 
     task = asyncio.create_task(follow())
     await until(lambda: found)
