@@ -98,8 +98,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         server = self.network.get((host, port))
         if server is None or not server.accepts:
             raise ConnectionRefusedError(f"{host}:{port} refuses connections")
-        while server.hangs:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - tests set it like any other field
+        while server.hangs:  # noqa: ASYNC110 - tests set it like any other field
+            await asyncio.sleep(0.01)
         protocol = factory()
         return server.connect(self, protocol), protocol
 
@@ -193,7 +193,7 @@ def echo(request):
 
 @dataclass
 class FakePod:
-    """`answer(request)` gives bytes, or None to close the connection; it may be a coroutine function, and be replaced."""
+    """`answer(request)` gives bytes, or None to close the connection. It may be a coroutine function, or replaced."""
 
     answer: object = echo
     ready: bytes = readiness(wire.READY)

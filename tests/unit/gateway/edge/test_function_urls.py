@@ -68,7 +68,11 @@ async def test_an_answer_is_a_response(edge, answer, status, body):
 
 @pytest.mark.parametrize(
     ("answer", "says"),
-    [({"statusCode": 1000}, "default/hello"), ({"statusCode": 200, "headers": {"a": "b\r\nc"}}, "default/hello")],
+    [
+        ({"statusCode": 1000}, "default/hello"),
+        ({"statusCode": 200, "body": {"a": 1}}, "json.dumps"),
+        ({"statusCode": 200, "headers": {"a": "b\r\nc"}}, "default/hello"),
+    ],
 )
 async def test_an_answer_that_is_no_response_says_whose(edge, answer, says):
     world = edge()
@@ -124,6 +128,11 @@ async def test_unknown_functions_are_named(edge):
     assert got.status == 404
     assert "team-a/nope" in got.json()["Message"]
     assert len(world.refused) == 1
+
+
+@pytest.mark.parametrize("path", ["/fn/team/nope", "/fn/team", "/fn/", "/fn/%00/%ff"])
+async def test_what_names_no_function_is_404(edge, path):
+    assert (await call(edge(), "GET", path)).status == 404
 
 
 async def test_an_error_of_a_head_request_has_no_body(edge):

@@ -9,6 +9,7 @@ from gateway_fakes import Call, FakePod, manifest, response, until
 
 from kappa_core import wire
 from kappa_core.errors import QueueUnavailable
+from kappa_core.event import keyed_id
 
 WEB = {"image": {"ref": "web:1", "protocol": "http"}}
 
@@ -124,11 +125,13 @@ async def test_a_web_server_is_called_elsewhere(edge):
     assert "/fn/default/hello/" in got.json()["Message"]
 
 
-async def test_a_dry_run_runs_nothing(edge):
-    world = edge()
+@pytest.mark.parametrize("has_queue", [True, False])
+async def test_a_dry_run_runs_nothing(edge, has_queue):
+    world = edge(has_queue=has_queue)
     pod, _ = await world.add()
     got = await call(world, "hello", b"{}", x_amz_invocation_type="DryRun")
     assert (got.status, got.body, pod.requests) == (204, b"", [])
+    assert not (has_queue and world.intake.stored)
     assert counted(world) == {("DryRun", "success"): 1}
 
 
@@ -216,6 +219,8 @@ async def test_a_bug_is_500_in_the_apis_form_and_frees_the_slot(edge, caplog):
     assert (got.status, got.headers["x-amzn-errortype"]) == (500, "ServiceException")
     assert got.headers["x-amzn-requestid"] in got.json()["Message"]
     assert "a bug ended a request" in caplog.text
+    assert "RuntimeError" in caplog.text
+    assert counted(world) == {("RequestResponse", "error"): 1}
     assert world.is_idle()
 
 
@@ -258,6 +263,7 @@ async def test_a_key_gives_the_id_and_a_repetition_is_said_to_be_one(edge):
     world = edge()
     first = await call(world, "hello", b"{}", **EVENT, kappa_idempotency_key="order-1")
     request_id = first.headers["x-amzn-requestid"]
+    assert request_id == keyed_id("default", "hello", "order-1")
     world.intake.known.add(request_id)
     second = await call(world, "hello", b"{}", **EVENT, kappa_idempotency_key="order-1", amz_sdk_invocation_id="sdk")
     assert (second.status, second.headers["x-amzn-requestid"]) == (202, request_id)
@@ -272,6 +278,7 @@ async def test_a_key_that_is_none(edge, key):
     world = edge()
     got = await call(world, "hello", b"{}", **EVENT, kappa_idempotency_key=key)
     assert got.status == 400
+    assert got.json()["Message"] == "Kappa-Idempotency-Key must be 1 to 256 printable ASCII characters"
     assert world.intake.stored == []
     assert (await call(world, "hello", b"{}", **EVENT, amz_sdk_invocation_id=key)).status == 202, (
         "not the caller's fault"

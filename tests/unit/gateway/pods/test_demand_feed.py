@@ -149,7 +149,7 @@ async def test_a_reader_that_does_not_keep_up_gets_what_it_missed_least_and_is_d
         await first_of(quick)
     for _ in range(BACKLOG):
         await first_of(slow)
-    with pytest.raises(Overrun):
+    with pytest.raises(Overrun, match="behind"):
         await first_of(slow)
     world.feed.waits(world.function)
     await first_of(quick)
