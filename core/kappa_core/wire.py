@@ -66,7 +66,7 @@ BACKLOG_PATH: Final = "/v1/backlog"
 that the function has events in the queue."""
 # On the same port, `POST INVOKE_PATH` with `PEER_PROOF` and `FUNCTION` passes an invocation on to the gateway that
 # claims pool pods for the function. The answer is a pod's, or it has `REFUSED: error` and a body as `errors.encode`
-# writes it.
+# writes it. Without a valid proof it is 403 with `REFUSED: signature`, and nothing ran.
 PEER_PROOF: Final = "Kappa-Peer-Proof"
 """Proof that the request is a gateway's of this installation: `SECONDS.HEX`, see `kappa_gateway.invoke.peers`."""
 FUNCTION: Final = "Kappa-Function"

@@ -6,7 +6,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kappa_core import errors, wire
 from kappa_core.demand import encode
@@ -29,6 +29,7 @@ from kappa_gateway.settings import Settings
 
 _PROOF = wire.PEER_PROOF.lower().encode()
 _FUNCTION = wire.FUNCTION.lower().encode()
+_REFUSED = wire.REFUSED.lower().encode()
 _REQUEST_ID = wire.REQUEST_ID.lower().encode()
 _PASSED_ON = frozenset(
     name.lower().encode() for name in (wire.CLIENT_CONTEXT, wire.LOG_TYPE, wire.TRACE_ID, wire.COGNITO_IDENTITY)
@@ -114,7 +115,9 @@ class InternalApp:
         headers: Headers = scope["headers"]
         key, request_id = header(headers, _FUNCTION).decode("latin-1"), header(headers, _REQUEST_ID).decode("latin-1")
         if self._peers is None or not self._peers.is_valid(header(headers, _PROOF).decode("latin-1"), key, request_id):
-            await _answer(send, 403, "the request is refused: it has no valid proof that a gateway sent it")
+            # the header keeps a gateway whose clock or key differs from taking this for the function's answer
+            message = "the request is refused: it has no valid proof that a gateway sent it"
+            await _answer(send, 403, message, [(_REFUSED, wire.REFUSED_SIGNATURE.encode())])
             return
         namespace, _, name = key.partition("/")
         function = self._functions.get(namespace, name)
@@ -186,12 +189,13 @@ async def _until_disconnect(receive: Receive) -> None:
 
 
 async def _send_error(send: Send, error: KappaError) -> None:
-    headers = [(b"content-type", b"application/json"), (wire.REFUSED.lower().encode(), wire.REFUSED_ERROR.encode())]
+    headers = [(b"content-type", b"application/json"), (_REFUSED, wire.REFUSED_ERROR.encode())]
     await _send(send, error.status, headers, errors.encode(error))
 
 
-async def _answer(send: Send, status: int, message: str) -> None:
-    await _send(send, status, [(b"content-type", b"application/json")], json.dumps({"Message": message}).encode())
+async def _answer(send: Send, status: int, message: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    headers = [(b"content-type", b"application/json"), *headers]
+    await _send(send, status, headers, json.dumps({"Message": message}).encode())
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -9,6 +9,7 @@ head shows that the request is a gateway's: whoever else reaches the port, a fun
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +29,7 @@ CONNECT_TIMEOUT: Final = 0.25
 NOTIFY_TIMEOUT: Final = 1.0
 PROOF_AGE: Final = 60.0
 """Seconds for which a proof is good; also how far the clocks of two nodes may differ."""
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
 
 class Peers:
@@ -68,7 +70,7 @@ class Peers:
     def is_valid(self, proof: str, function_key: str, request_id: str) -> bool:
         """Whether a gateway of this installation sent this, lately."""
         seconds, _, hexadecimal = proof.partition(".")
-        if not seconds.isdigit() or abs(self._wall_clock() - int(seconds)) > PROOF_AGE:
+        if not _SECONDS.fullmatch(seconds) or abs(self._wall_clock() - int(seconds)) > PROOF_AGE:
             return False
         return self._signer.is_proof(f"{seconds} {request_id} {function_key}".encode(), hexadecimal)
 

@@ -107,11 +107,6 @@ async def test_202_with_the_request_id_and_no_body(gateway, events):
     assert invocations(gateway) == {}, "what is queued is no invocation yet"
 
 
-async def test_no_body_is_the_empty_object(gateway, events):
-    assert (await gateway.invoke(body=b"", x_amz_invocation_type="Event")).status == 202
-    assert [event.payload for event in events.accepted.values()] == [b"{}"]
-
-
 async def test_202_comes_only_once_the_event_is_durable(gateway, events, tools):
     events.gate = asyncio.Event()
     answering = asyncio.create_task(gateway.invoke(x_amz_invocation_type="Event"))
@@ -151,30 +146,6 @@ async def test_a_key_gives_the_id_and_a_repetition_is_said_to_be_one(gateway, ev
     assert other.header("x-amzn-requestid") != first.header("x-amzn-requestid")
 
 
-async def test_the_sdks_own_id_is_a_key_and_kappas_goes_before_it(gateway, events):
-    sdk = {**EVENT, "amz-sdk-invocation-id": "0b2f"}
-    path = "/2015-03-31/functions/hello/invocations"
-    assert (await gateway.request("POST", path, b"{}", sdk)).header("kappa-duplicate") is None
-    assert (await gateway.request("POST", path, b"{}", sdk)).header("kappa-duplicate") == "true"
-    both = {"kappa-idempotency-key": "mine", **sdk}
-    answer = await gateway.request("POST", path, b"{}", both)
-    assert answer.header("x-amzn-requestid") == keyed_id("default", "hello", "mine")
-    assert answer.header("kappa-duplicate") is None
-
-
-@pytest.mark.parametrize("key", ["", "x" * 257, "caf\u00e9", "tab\there"])
-async def test_a_key_that_is_none_is_refused(gateway, events, key):
-    answer = await gateway.request(
-        "POST",
-        "/2015-03-31/functions/hello/invocations",
-        b"{}",
-        {**EVENT, "kappa-idempotency-key": key},
-    )
-    assert answer.status == 400
-    assert answer.json()["Message"] == "Kappa-Idempotency-Key must be 1 to 256 printable ASCII characters"
-    assert events.accepted == {}
-
-
 async def test_what_is_too_large_gets_413(gateway, events):
     limit = gateway.gateway.settings.event_max_bytes
     assert limit == 1024 * 1024
@@ -205,12 +176,6 @@ async def test_what_the_caller_does_wrong_is_said_and_nothing_is_stored(gateway,
         assert (answer.status, answer.header("x-amzn-errortype")) == (status, error), name
     assert events.asked == 0
     assert invocations(gateway) == {"bad_request": 1}, "of those, one was known to be an event"
-
-
-async def test_a_dry_run_is_one_with_a_queue_too(gateway, events):
-    await gateway.add_pod()
-    assert (await gateway.invoke(x_amz_invocation_type="DryRun")).status == 204
-    assert events.asked == 0
 
 
 async def test_functions_that_cannot_run_now_are_accepted(gateway, events, tools):

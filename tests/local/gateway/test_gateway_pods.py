@@ -8,35 +8,7 @@ import pytest
 from kappa_core.function import Condition, Function, FunctionStatus
 from kappa_gateway.pods.platform import Pod
 
-BUSY = {"Kappa-Refused": "busy"}
 DRAINING = {"Kappa-Refused": "draining"}
-
-
-async def test_a_busy_pod_hands_the_request_to_another(gateway, tools):
-    async def busy(request):
-        return tools.response(b"{}", "429 Too Many Requests", BUSY)
-
-    full = await gateway.add_pod(busy)
-    free = await gateway.add_pod()
-    for number in range(10):
-        assert (await gateway.invoke(body=b"%d" % number)).json() == number
-    assert len(free.requests) == 10
-    assert len(full.requests) <= 10
-
-
-async def test_busy_pods_are_not_asked_in_a_hot_loop(gateway, tools):
-    asked = []
-
-    async def busy(request):
-        asked.append(asyncio.get_running_loop().time())
-        if len(asked) < 6:
-            return tools.response(b"{}", "429 Too Many Requests", BUSY)
-        return tools.response(request.body)
-
-    await gateway.add_pod(busy)
-    assert (await gateway.invoke(body=b"1")).json() == 1
-    assert len(asked) == 6
-    assert asked[-1] - asked[0] >= 0.01 + 0.02 + 0.04 + 0.08
 
 
 async def test_a_draining_pod_hands_the_request_to_another_and_gets_nothing_more(gateway, tools):
@@ -51,14 +23,6 @@ async def test_a_draining_pod_hands_the_request_to_another_and_gets_nothing_more
     assert (await waiting).json() == 1
     assert (await gateway.invoke(body=b"2")).json() == 2
     assert len(leaving.requests) == 1
-
-
-async def test_a_429_of_the_function_itself_is_its_answer(gateway, tools):
-    async def answer(request):
-        return tools.response(b'"mine"', "429 Too Many Requests", BUSY)
-
-    await gateway.add_pod(answer, function="web", protocol="http")
-    assert (await gateway.request("GET", "/fn/default/web/")).status == 429
 
 
 async def test_a_connection_that_breaks_after_the_request_is_an_error_and_nothing_runs_twice(gateway):
@@ -151,11 +115,6 @@ async def test_a_pod_is_dialled_until_it_listens_and_asked_until_it_is_ready(gat
     assert sum(seconds for phase, seconds in phases.items() if phase != "total") == pytest.approx(phases["total"])
 
 
-async def test_an_image_with_lambdas_emulator_has_no_readyz_and_is_ready_all_the_same(gateway, tools):
-    await gateway.add_pod(ready_answer=tools.response(b"404 page not found", "404 Not Found"))
-    assert (await gateway.invoke(body=b"1")).json() == 1
-
-
 async def test_a_pod_whose_init_failed_gives_lambdas_error(gateway, tools):
     async def answer(request):
         return tools.response(
@@ -203,12 +162,6 @@ async def test_a_failed_function_says_why_and_those_who_wait_are_told(gateway, t
         assert answer.status == 502
         assert "nowhere/none:1" in answer.json()["Message"]
     gateway.sink.put_function(failed(tools.function(), "ImagePullFailed", generation=0))
-    await gateway.add_pod()
-    assert (await gateway.invoke(body=b"1")).json() == 1
-
-
-async def test_init_failed_is_no_reason_to_refuse(gateway, tools):
-    gateway.sink.put_function(failed(tools.function(), "InitFailed"))
     await gateway.add_pod()
     assert (await gateway.invoke(body=b"1")).json() == 1
 

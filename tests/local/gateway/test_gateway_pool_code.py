@@ -128,24 +128,6 @@ async def test_addresses_that_no_destination_can_be_are_not_dialled(files, make_
     assert cache.get(code.sha256) is None
 
 
-async def test_s3_is_for_the_functions_own_credentials(make_cache):
-    cache = make_cache()
-    cache.prefetch(ArchiveCode(url="s3://bucket/key.zip", sha256="1" * 64))
-    assert not cache._fetching
-
-
-async def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(make_cache):
-    cache = make_cache(code_cache_bytes=1000)
-    for name in "abc":
-        cache.keep(name, bytes(300))
-    assert cache.get("a") is not None
-    cache.keep("d", bytes(300))
-    assert [name for name in "abcd" if cache.get(name) is not None] == ["a", "c", "d"]
-    cache.keep("e", bytes(1001))
-    assert cache.get("e") is None
-    assert cache._size == 900
-
-
 async def test_the_internal_port_gives_what_is_kept_to_who_knows_its_hash(gateway, tools):
     content = archive()
     sha256 = hashlib.sha256(content).hexdigest()

@@ -1,7 +1,6 @@
 """The process: probes, pages, the demand stream, and a graceful end."""
 
 import asyncio
-import json
 
 import pytest
 
@@ -107,19 +106,6 @@ async def test_the_demand_stream_says_at_once_that_a_function_waits(gateway, too
     await tools.eventually(lambda: not gateway.gateway.demand._readers)
 
 
-async def test_a_reader_that_does_not_read_is_dropped(gateway, tools):
-    feed = gateway.gateway.demand
-    reports = feed.subscribe()
-    assert (await anext(reports)).full
-    function = gateway.gateway.functions.get("default", "hello")
-    for _ in range(100):
-        feed.waits(function)
-    with pytest.raises(Exception, match="behind"):
-        async for _ in reports:
-            pass
-    assert not feed._readers
-
-
 async def test_the_internal_port_serves_nothing_else(gateway):
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.internal_port)
     writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -191,24 +177,3 @@ async def test_a_backend_that_ends_ends_the_gateway(tools):
 
     with pytest.raises(RuntimeError, match="the cluster is gone"):
         await serve(Settings(host="127.0.0.1", port=0, internal_port=-1), Broken(), stop=asyncio.Event())
-
-
-def test_json_is_what_the_reports_are():
-    line = demand.encode(demand.DemandReport("g", True, ()))
-    assert json.loads(line) == {"gateway": "g", "full": True, "functions": [], "claims": []}
-
-
-async def test_a_bug_is_500_in_the_apis_form_and_frees_the_slot(gateway, tools, monkeypatch, caplog):
-    await gateway.add_pod()
-
-    async def bug(*_):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("kappa_gateway.edge.lambda_api._answer", bug)
-    answer = await gateway.invoke()
-    assert (answer.status, answer.header("x-amzn-errortype")) == (500, "ServiceException")
-    assert answer.header("x-amzn-requestid") in answer.json()["Message"]
-    function = gateway.gateway.functions.get("default", "hello")
-    assert function.in_flight == 0
-    assert function.counts.invocations["RequestResponse", "error"] == 1
-    assert "ZeroDivisionError" in caplog.text

@@ -41,28 +41,6 @@ async def test_anything_else_is_a_json_body(gateway, tools):
     assert (got.status, got.header("content-type"), got.json()) == (200, "application/json", {"hello": "world"})
 
 
-async def test_a_function_error_is_502_with_its_type_but_not_its_message(gateway, tools):
-    body = b'{"errorType":"KeyError","errorMessage":"secret"}'
-    await gateway.add_pod(lambda request: _value(tools.response(body, headers={"X-Amz-Function-Error": "Unhandled"})))
-    got = await gateway.request("GET", "/fn/default/hello/")
-    assert (got.status, got.header("x-amzn-errortype")) == (502, "KeyError")
-    assert b"secret" not in got.body
-
-
-async def test_an_answer_that_is_no_response_is_502_and_says_what_is_wrong(gateway, tools):
-    await gateway.add_pod(lambda request: _value(tools.response(b'{"statusCode":200,"body":{"a":1}}')))
-    got = await gateway.request("GET", "/fn/default/hello/")
-    assert got.status == 502
-    assert "json.dumps" in got.json()["Message"]
-
-
-async def test_unknown_functions_are_named(gateway):
-    for path in ("/fn/team/nope/x", "/fn/team/nope", "/fn/team", "/fn/", "/fn/%00/%ff"):
-        got = await gateway.request("GET", path)
-        assert got.status == 404, path
-    assert "team/nope" in (await gateway.request("GET", "/fn/team/nope/x")).json()["Message"]
-
-
 async def test_head_and_204_have_no_body(gateway, tools):
     await gateway.add_pod(lambda request: _value(tools.response(b'{"statusCode":204,"body":"ignored"}')))
     client = await gateway.connect()

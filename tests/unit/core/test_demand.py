@@ -109,3 +109,12 @@ def test_the_order_of_gateways_does_not_matter(demands: list[FunctionDemand]) ->
 def test_merging_none_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         merge([])
+
+
+def test_json_is_what_the_reports_are():
+    assert json.loads(encode(DemandReport("g", True, ()))) == {
+        "gateway": "g",
+        "full": True,
+        "functions": [],
+        "claims": [],
+    }
