@@ -101,7 +101,12 @@ def context(value):
     ("body", "headers", "error", "says"),
     [
         (b"{nonsense", {}, "InvalidRequestContentException", ""),
-        (b"{}", {"x-amz-invocation-type": "Nonsense"}, "InvalidParameterValueException", "'Nonsense' is none of"),
+        (
+            b"{}",
+            {"x-amz-invocation-type": "Nonsense"},
+            "InvalidParameterValueException",
+            "'Nonsense' is not RequestResponse",
+        ),
         (b"{}", {"x-amz-log-type": "All"}, "InvalidParameterValueException", "neither Tail nor None"),
         (b"{}", {"x-amz-client-context": "{}"}, "InvalidRequestContentException", "base64"),
         (b"{}", {"x-amz-client-context": context([])}, "InvalidRequestContentException", "base64"),

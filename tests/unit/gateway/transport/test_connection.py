@@ -150,11 +150,11 @@ def test_an_answer_that_breaks_off_anywhere_is_lost_and_names_the_function_and_t
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"SSH-2.0-OpenSSH_9.6\r\n", "no HTTP"),
-        (b"HTTP/1.1 99 Low\r\n\r\n", "no HTTP|broke"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "not HTTP"),
+        (b"HTTP/1.1 99 Low\r\n\r\n", "not HTTP|broke"),
         (b"HTTP/1.1 700 High\r\nContent-Length: 0\r\n\r\n", "700"),
         (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "protocol unasked"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "no HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * (MAX_HEAD_BYTES + 1), f"larger than {MAX_HEAD_BYTES}"),
     ],
 )

@@ -1,8 +1,4 @@
-<<<<<<<< HEAD:tests/unit/gateway/events/test_signing.py
 """Signatures of deliveries to web addresses, checked by Standard Webhooks' rules and the receiver in the docs."""
-========
-"""Signatures of what goes to web addresses, by Standard Webhooks' rules and the receiver that the docs show."""
->>>>>>>> layertests:tests/unit/gateway/events/destinations/test_signing.py
 
 import base64
 import hashlib
@@ -21,11 +17,7 @@ from hypothesis import strategies as st
 from kappa_gateway.events.destinations import signing
 
 MASTER = "the-installations-key"
-<<<<<<<< HEAD:tests/unit/gateway/events/test_signing.py
-PAGE = Path(__file__).resolve().parents[4] / "docs" / "destinations.md"
-========
 PAGE = Path(__file__).resolve().parents[5] / "docs" / "destinations.md"
->>>>>>>> layertests:tests/unit/gateway/events/destinations/test_signing.py
 Verify = Callable[[Mapping[str, str], bytes, str], bytes]
 
 
