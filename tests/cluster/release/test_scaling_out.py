@@ -34,7 +34,7 @@ async def test_pods_come_with_load_and_go_without(new_function: Callable[..., An
 
 async def test_min_replicas_are_kept(new_function: Callable[..., Any]) -> None:
     function = new_function(memory="64Mi", scaling={"minReplicas": 1, "keepWarm": "0s"})
-    eventually_sync(lambda: function.get()["status"]["readyReplicas"] == 1, within=30)
+    eventually_sync(lambda: function.get().get("status", {}).get("readyReplicas") == 1, within=30)
     assert (await function.invoke()).status == 200
     assert function.wanted_replicas() == 1
     function.apply(scaling={"minReplicas": 0, "keepWarm": "0s"})
