@@ -127,7 +127,7 @@ def compose(settings: Settings, queue: Queue | None = None, deliverer: Deliverer
         loop.time,
         warm_pods or NoWarmPods(),
         call_at=loop.call_at,
-        on_waiting=demand.waits,
+        on_demand=demand.waits,
         max_waiting_requests=settings.max_waiting_requests,
         max_wait=settings.max_wait,
     )

@@ -337,7 +337,7 @@ class Cluster:
             self.loop.time,
             self.warm,
             call_at=self.loop.call_at,
-            on_waiting=self.demand.waits,
+            on_demand=self.demand.waits,
             max_wait=max_wait,
             max_waiting_requests=max_waiting_requests,
         )

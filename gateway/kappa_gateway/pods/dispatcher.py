@@ -31,7 +31,8 @@ _COLD_START_WEIGHT: Final = 0.3
 class Dispatcher:
     """`warm` is the source of warm pods. `clock`: seconds, monotonic; `call_at(when, callback)` is by that clock.
 
-    `on_waiting(function)` is called when a function's first request starts to wait.
+    `on_demand(function)` is called when a function's first request starts to wait, and when requests that waited are
+    passed on: its demand must be reported at once.
     """
 
     def __init__(
@@ -40,14 +41,14 @@ class Dispatcher:
         warm: Source,
         *,
         call_at: Callable[[float, Callable[[], None]], object],
-        on_waiting: Callable[[FunctionState], None],
+        on_demand: Callable[[FunctionState], None],
         max_waiting_requests: int = 1000,
         max_wait: float = 60.0,
     ) -> None:
         self._clock = clock
         self._warm = warm
         self._call_at = call_at
-        self._on_waiting = on_waiting
+        self._on_demand = on_demand
         self._max_waiting = max_waiting_requests
         self._max_wait = max_wait
         self._numbers = itertools.count(1)
@@ -277,7 +278,7 @@ class Dispatcher:
         if ticket.cold_reason is None:
             ticket.cold_reason = reason
         if begins:
-            self._on_waiting(function)
+            self._on_demand(function)
         return False
 
     def _ask_warm(self, function: FunctionState) -> ColdStartReason:
@@ -297,12 +298,17 @@ class Dispatcher:
         return offer.reason
 
     def _pass_on(self, function: FunctionState, peer: Peer, count: int) -> None:
+        waited = False
         for ticket in list(itertools.islice((one for one in function.waiters if not one.stays), max(count, 0))):
+            waited = waited or ticket.cold_reason is not None
             self._leave_queue(ticket)
             ticket.peer = peer
             function.passed_on += 1
             if ticket.wake is not None:
                 ticket.wake()
+        if waited:
+            # it was reported as waiting here, and must not count twice
+            self._on_demand(function)
 
     def _look_again(self, function: FunctionState, after: float) -> None:
         now = self._clock()

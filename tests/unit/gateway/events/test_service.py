@@ -27,7 +27,7 @@ class Side:
             loop.time,
             NoWarmPods(),
             call_at=lambda when, call: loop.call_at(when, call),
-            on_waiting=lambda function: None,
+            on_demand=lambda function: None,
         )
         invoker = Invoker(
             dispatcher,

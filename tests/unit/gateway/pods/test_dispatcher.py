@@ -32,7 +32,7 @@ class World:
         self.calls = []
         self.waited = []
         self.dispatcher = Dispatcher(
-            lambda: self.now, warm or NoWarmPods(), call_at=self.call_at, on_waiting=self.waited.append, **limits
+            lambda: self.now, warm or NoWarmPods(), call_at=self.call_at, on_demand=self.waited.append, **limits
         )
         self.function = FunctionState("default", "f")
         self.function.manifest = FUNCTION
@@ -620,3 +620,19 @@ def test_a_claim_that_failed_leaves_its_request_first_in_line(warm):
     assert not world.dispatcher.refused(ticket, draining=True)
     assert list(world.function.waiters) == [ticket, later]
     assert world.function.pods == {}
+
+
+def test_a_request_that_waited_and_is_passed_on_no_longer_counts_as_waiting_here(warm):
+    """Its function was not known to be eligible when it came, so it was reported as waiting."""
+    world = World(warm)
+    ticket = world.ask()
+    assert world.waited == [world.function]
+    warm.offers = [Offer(peer=Peer("other", "10.0.0.9"), pass_on=1)]
+    world.dispatcher.changed(world.function)
+    assert ticket.peer is not None
+    assert world.waited == [world.function, world.function]
+    assert len(world.function.waiters) == 0
+    # one that is passed on at once was never reported
+    warm.offers = [Offer(peer=Peer("other", "10.0.0.9"), pass_on=1)]
+    world.ask()
+    assert len(world.waited) == 2
