@@ -1,4 +1,4 @@
-"""The Lambda API end to end: a client's bytes in, a pod's bytes out. For its rules: unit/gateway/edge/test_lambda_api."""
+"""The Lambda API end to end: bytes of a client in, bytes of a pod out. Its rules: unit/gateway/edge/test_lambda_api."""
 
 import asyncio
 
