@@ -83,8 +83,8 @@ class Cache:
             self._forget_pod(key, known)
         self._index(key, record)
 
-    def remove_pod(self, key: str) -> PodRecord | None:
-        record = self.pods.remove(key)
+    def remove_pod(self, key: str, version: int = -1) -> PodRecord | None:
+        record = self.pods.remove(key, version)
         if record is not None:
             self._forget_pod(key, record)
         return record

@@ -221,8 +221,12 @@ class Reconciler:
         try:
             answer = await self._api.apply(path, body)
         except ApiError as error:
-            if error.status in (404, 409):
-                # Deleted, or deleted and created again: the watch brings the present one.
+            if error.status == 404:
+                # Deleted, and no event said so.
+                self._cache.functions.remove(key)
+                return new, 0.0
+            if error.status == 409:
+                # Deleted and created again: the watch brings the present one.
                 return new, None
             raise
         self._cache.functions.put(key, function_record(answer))

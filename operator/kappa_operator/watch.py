@@ -12,7 +12,7 @@ import kopf
 from kopf import ConnectionInfo, OperatorRegistry, OperatorSettings
 
 from kappa_core import names
-from kappa_core.observed import DeploymentFacts, deployment_facts
+from kappa_core.observed import DeploymentFacts, deployment_facts, resource_version
 from kappa_kube.configuration import Configuration, authorization
 from kappa_kube.store import Store
 from kappa_operator import cache as facts
@@ -42,7 +42,7 @@ class Watcher:
         if gone:
             known = self._cache.functions.get(key)
             if known is None or known.uid == raw["metadata"].get("uid"):
-                self._cache.functions.remove(key)
+                self._cache.functions.remove(key, resource_version(raw))
         elif not self._cache.functions.put(key, facts.function_record(raw)):
             return
         self._enqueue(key)
@@ -79,7 +79,7 @@ class Watcher:
             known = store.get(key)
             if known is not None and known.uid != raw["metadata"].get("uid"):
                 return
-            store.remove(key)
+            store.remove(key, resource_version(raw))
         elif not store.put(key, deployment_facts(raw)):
             return
         enqueue(key)
@@ -88,7 +88,7 @@ class Watcher:
         key = facts.object_key(raw)
         record = facts.pod_record(raw)
         if gone:
-            self._cache.remove_pod(key)
+            self._cache.remove_pod(key, record.resource_version)
         else:
             self._cache.put_pod(key, record)
         if record.facts.function:
@@ -97,7 +97,7 @@ class Watcher:
     def config_map(self, raw: Mapping[str, Any], *, gone: bool) -> None:
         key = facts.object_key(raw)
         if gone:
-            self._cache.config_maps.remove(key)
+            self._cache.config_maps.remove(key, resource_version(raw))
         else:
             self._cache.config_maps.put(key, facts.config_map_facts(raw))
         for user in list(self._cache.users_of.get(key, ())):

@@ -38,3 +38,23 @@ def test_a_list_brings_the_newer_version() -> None:
     store.begin_relist()
     assert store.end_relist({"a": Item(2)}) == {"a"}
     assert (store.get("a"), len(store)) == (Item(2), 1)
+
+
+def test_an_answer_from_before_a_deletion_brings_nothing_back() -> None:
+    """The answer to a status patch may come after the event that says that the object was deleted."""
+    store = Store[Item]()
+    store.put("a", Item(5))
+    store.remove("a", 8)
+    assert not store.put("a", Item(7))
+    assert store.get("a") is None
+    # nor while a list is taken, or soon after
+    store.begin_relist()
+    assert store.end_relist({}) == set()
+    assert not store.put("a", Item(7))
+    # one of the same name that was created since is another object
+    assert store.put("a", Item(9))
+    for _ in range(2):
+        store.begin_relist()
+        store.end_relist({"a": Item(9)})
+    store.remove("a", 12)
+    assert not store.put("a", Item(11))

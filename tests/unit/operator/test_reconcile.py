@@ -431,7 +431,9 @@ async def test_a_function_deleted_while_its_status_is_written_is_no_error(cluste
             del cluster.api.objects[cluster.FUNCTION.format("hello")]
 
     cluster.api.hook = vanish
+    assert await operator.reconcile() == 0.0, "it is forgotten at once, though no event said that it was deleted"
     assert await operator.reconcile() is None
+    assert operator.told.forgotten == 3
 
 
 async def test_a_pod_whose_runtime_waits_for_the_kubelets_back_off_is_replaced(
