@@ -99,9 +99,10 @@ class Intake:
         function = self._functions.get(lane.namespace, lane.function)
         if function is None:
             return
-        self._backlog.accepted(lane.namespace, lane.function)
         peer = self._left_to(function)
         if peer is None:
+            self._backlog.accepted(lane.namespace, lane.function)
             self._notify(lane)
         else:
+            # that gateway receives it within milliseconds; counted here too, it would be two pods' worth of demand
             self._notify_peer(peer, function)

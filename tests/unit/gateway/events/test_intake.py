@@ -44,11 +44,11 @@ async def test_a_new_event_wakes_its_lane_and_is_demand():
     assert door.counts.of(LANE).received == 1
 
 
-async def test_an_event_that_another_gateway_receives_wakes_that_one():
+async def test_an_event_that_another_gateway_receives_wakes_that_one_and_is_its_demand():
     door = Door(left_to=OTHER)
     assert await door.enqueue()
     assert (door.woken, door.peers) == ([], [(OTHER, door.function)])
-    assert door.backlog(door.function) == 1
+    assert door.backlog(door.function) == 0
 
 
 async def test_a_duplicate_wakes_nobody():
