@@ -88,8 +88,8 @@ def pools(kubectl: Kubectl) -> Pools:
 
 @pytest.fixture
 def one_pod() -> dict[str, Any]:
-    """A `scaling` with which a Function takes one pod and keeps it. With `maxReplicas: 1`, a pod that the Deployment has
-    begun would leave no room for a claim."""
+    """A `scaling` with which a Function takes one pod and keeps it. With `maxReplicas: 1`, a pod that the Deployment
+    has begun would leave no room for a claim."""
     return {"maxReplicas": 4, "keepWarm": "2m"}
 
 
